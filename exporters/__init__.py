@@ -1,0 +1,31 @@
+"""Turns image classifiers into ONNX files with an appended input-gradient graph."""
+
+from deepinside.exporters.errors import (
+    ClassifierError,
+    ExportError,
+    GradientError,
+    MissingPackageError,
+    MissingRuleError,
+    ScoreError,
+)
+from deepinside.exporters.export import (
+    SALIENCY_OUTPUTS,
+    ExportReport,
+    GraphOptions,
+    export_saliency,
+    export_visualization,
+)
+
+__all__ = [
+    "SALIENCY_OUTPUTS",
+    "ClassifierError",
+    "ExportError",
+    "ExportReport",
+    "GradientError",
+    "GraphOptions",
+    "MissingPackageError",
+    "MissingRuleError",
+    "ScoreError",
+    "export_saliency",
+    "export_visualization",
+]

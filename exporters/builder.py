@@ -1,0 +1,225 @@
+"""Emits nodes: `op.Mul(a, b)` appends a Mul to the graph and returns its output.
+
+Checked at emission: the operator exists at the model's opset, with these attributes. Numbers and
+lists among the inputs become constants (floats of the first tensor's type, integers of int64).
+Shapes of element-wise results are tracked, since the sweep must know which axes are broadcast.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from deepinside.exporters.shapes import Shape, Shapes, broadcast, is_one, static
+
+__all__ = ["Builder", "Operand"]
+
+Operand = ir.Value | float | int | Sequence[int] | np.ndarray | None
+
+_BOOLEAN = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or"}
+_INTEGER = {"Shape", "Size", "ArgMax", "ArgMin"}
+_ELEMENTWISE = (
+    {"Abs", "Add", "Cast", "Div", "Erf", "Exp", "Identity", "Log", "Max", "Min", "Mul", "Neg"}
+    | {"HardSigmoid", "Pow", "Reciprocal", "Sigmoid", "Sign", "Softplus", "Sqrt", "Sub", "Tanh"}
+    | {"Where"}
+    | _BOOLEAN
+)
+
+
+class Builder:
+    """Appends nodes to a graph, named after the forward node that they belong to."""
+
+    def __init__(self, graph: ir.Graph, opset: int, shapes: Shapes) -> None:
+        self.graph = graph
+        self.opset = opset
+        self.shapes = shapes
+        self.scope = "deepinside"
+        self._names = {value.name for value in graph.inputs} | set(graph.initializers)
+        for node in graph:
+            self._names.update(output.name for output in node.outputs)
+            self._names.add(node.name)
+        self._constants: dict[tuple[Any, ...], ir.Value] = {}
+
+    def __getattr__(self, operator: str) -> Callable[..., ir.Value]:
+        """`op.Mul` is the function that emits a Mul."""
+        if not operator[0].isupper():
+            raise AttributeError(operator)
+
+        def emit(*inputs: Operand, **attributes: Any) -> ir.Value:
+            return self.emit(operator, *inputs, **attributes)[0]
+
+        return emit
+
+    def emit(
+        self, operator: str, *inputs: Operand, outputs: int = 1, **attributes: Any
+    ) -> tuple[ir.Value, ...]:
+        """Append a node and return its outputs; see the module's text for the inputs."""
+        schema = onnx.defs.get_schema(operator, self.opset, "")
+        unknown = set(attributes) - set(schema.attributes)
+        assert not unknown, f"{operator}-{schema.since_version} has no attributes {unknown}"
+        assert schema.min_input <= len(inputs) <= schema.max_input, (operator, len(inputs))
+        dtype = next((i.dtype for i in inputs if isinstance(i, ir.Value)), None)
+        values = [self._operand(operand, dtype) for operand in inputs]
+        node = ir.node(
+            operator,
+            values,
+            {name: value for name, value in attributes.items() if value is not None},
+            num_outputs=outputs,
+            name=self._unique(f"{self.scope}/{operator}"),
+        )
+        for index, output in enumerate(node.outputs):
+            output.name = str(node.name) if outputs == 1 else f"{node.name}:{index}"
+            output.dtype = self._dtype(operator, values, attributes)
+        if operator in _ELEMENTWISE:
+            known = [self.shapes.known(value) for value in values if value is not None]
+            if all(shape is not None for shape in known):
+                self.shapes.record(node.outputs[0], broadcast(*known))  # type: ignore[arg-type]
+        self.graph.append(node)
+        return tuple(node.outputs)
+
+    def constant(self, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+        """An initializer with this value; equal ones are stored once."""
+        kind = ir.DataType.from_numpy(array.dtype) if dtype is None else dtype
+        cast = np.ascontiguousarray(array.astype(kind.numpy()))
+        key = (kind, cast.shape, cast.tobytes())
+        if key not in self._constants:
+            name = self._unique("deepinside/constant")
+            tensor = ir.Tensor(cast, dtype=kind, name=name)
+            value = ir.Value(
+                name=name,
+                shape=ir.Shape(cast.shape),
+                type=ir.TensorType(kind),
+                const_value=tensor,
+            )
+            self.graph.register_initializer(value)
+            self._constants[key] = value
+        return self._constants[key]
+
+    # Compositions that several rules use.
+
+    def mask(self, condition: ir.Value, like: ir.Value) -> ir.Value:
+        """A boolean tensor as 0 and 1 of the type of `like`."""
+        return self.Cast(condition, to=like.dtype)
+
+    def positive(self, x: ir.Value) -> ir.Value:
+        """1 where x > 0, else 0."""
+        return self.mask(self.Greater(x, 0.0), x)
+
+    def reduce(
+        self, operator: str, x: ir.Value, axes: Sequence[int], *, keepdims: bool
+    ) -> ir.Value:
+        """ReduceSum, ReduceMean, ReduceMax or ReduceProd; axes are an attribute at old opsets."""
+        since = onnx.defs.get_schema(operator, self.opset, "").since_version
+        if since >= (13 if operator == "ReduceSum" else 18):
+            result = self.emit(operator, x, list(axes), keepdims=int(keepdims))[0]
+        else:
+            result = self.emit(operator, x, axes=list(axes), keepdims=int(keepdims))[0]
+        shape = self.shapes.known(x)
+        if shape is not None:
+            reduced = {axis % len(shape) for axis in axes}
+            sizes = [
+                self.shapes.dim(1) if axis in reduced else dim
+                for axis, dim in enumerate(shape)
+                if keepdims or axis not in reduced
+            ]
+            self.shapes.record(result, tuple(sizes))
+        return result
+
+    def reshape_like(self, x: ir.Value, like: ir.Value) -> ir.Value:
+        """X with the shape of `like`; the target is a constant where at most one axis is dynamic."""
+        shape = self.shapes.known(like)
+        result = self.Reshape(x, self.Shape(like) if shape is None else self._target(shape, like))
+        self.shapes.record(result, shape)
+        return result
+
+    def expand_to(self, x: ir.Value, like: ir.Value) -> ir.Value:
+        """X broadcast to the shape of `like`."""
+        shape, target = self.shapes.known(x), self.shapes.known(like)
+        if shape is not None and shape == target:
+            return x
+        sizes: list[int] | None = None
+        if shape is not None and target is not None:
+            padded = (self.shapes.dim(1),) * (len(target) - len(shape)) + shape
+            wanted = [1 if a == b else static(b) for a, b in zip(padded, target, strict=True)]
+            if None not in wanted:
+                sizes = [size for size in wanted if size is not None]
+        result = self.Expand(x, self.Shape(like) if sizes is None else sizes)
+        self.shapes.record(result, target)
+        return result
+
+    def transpose(self, x: ir.Value, *axes: int) -> ir.Value:
+        """X with the two last axes exchanged, or with the permutation given."""
+        if not axes:
+            shape = self.shapes.known(x)
+            assert shape is not None
+            axes = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
+        return self.Transpose(x, perm=list(axes))
+
+    def pad(
+        self, x: ir.Value, axis: int, before: int, after: int, rank: int, value: float = 0.0
+    ) -> ir.Value:
+        """X with constants added before and after one axis; x itself when there is nothing to add."""
+        if before == after == 0:
+            return x
+        pads = [0] * (2 * rank)
+        pads[axis], pads[rank + axis] = before, after
+        fill = None if value == 0.0 else self.constant(np.array(value), x.dtype)
+        return self.Pad(x, pads) if fill is None else self.Pad(x, pads, fill)
+
+    def slice(self, x: ir.Value, axis: int, start: int, end: int, step: int = 1) -> ir.Value:
+        """`x[start:end:step]` along one axis, all positive."""
+        return self.Slice(x, [start], [end], [axis], [step])
+
+    def size_along(self, x: ir.Value, axes: Sequence[int]) -> ir.Value | float:
+        """Number of elements in the given axes, as a number or, when dynamic, as a float tensor."""
+        shape = self.shapes.known(x)
+        sizes = [None if shape is None else static(shape[axis]) for axis in axes]
+        known = [size for size in sizes if size is not None]
+        if len(known) == len(sizes):
+            return float(np.prod(known))
+        picked = self.Gather(self.Shape(x), list(axes), axis=0)
+        return self.Cast(self.reduce("ReduceProd", picked, [0], keepdims=False), to=x.dtype)
+
+    def _target(self, shape: Shape, like: ir.Value) -> list[int] | ir.Value:
+        sizes = [static(dim) for dim in shape]
+        if sizes.count(None) > 1:
+            return self.Shape(like)
+        return [-1 if size is None else size for size in sizes]
+
+    def _operand(self, operand: Operand, dtype: ir.DataType | None) -> ir.Value | None:
+        if operand is None or isinstance(operand, ir.Value):
+            return operand
+        if isinstance(operand, float):
+            return self.constant(np.array(operand), dtype)
+        if isinstance(operand, np.ndarray) and operand.dtype.kind == "f":
+            return self.constant(operand, dtype)
+        return self.constant(np.asarray(operand, dtype=np.int64))
+
+    def _dtype(
+        self, operator: str, inputs: Sequence[ir.Value | None], attributes: dict[str, Any]
+    ) -> ir.DataType | None:
+        if operator == "Cast":
+            return ir.DataType(attributes["to"])
+        if operator in _BOOLEAN:
+            return ir.DataType.BOOL
+        if operator in _INTEGER:
+            return ir.DataType.INT64
+        carrier = inputs[1] if operator == "Where" else inputs[0]
+        return None if carrier is None else carrier.dtype
+
+    def _unique(self, name: str) -> str:
+        candidate, count = name, 0
+        while candidate in self._names:
+            count += 1
+            candidate = f"{name}_{count}"
+        self._names.add(candidate)
+        return candidate
+
+
+def is_compact(shape: Shape, full: Shape) -> bool:
+    """Whether a cotangent of this shape stands for its broadcast to the full shape."""
+    if len(shape) != len(full):
+        return True
+    return any(is_one(a) and not is_one(b) for a, b in zip(shape, full, strict=True))

@@ -1,0 +1,179 @@
+"""Reverse-mode differentiation: the nodes between two tensors, swept backwards.
+
+The sweep looks up a rule for every node on the way, calls it, undoes broadcasting, and adds up the
+cotangents of tensors that are used more than once. Rules know nothing of all that.
+"""
+
+import onnx
+import onnx_ir as ir
+
+from deepinside.exporters.builder import Builder, is_compact
+from deepinside.exporters.errors import ClassifierError
+from deepinside.exporters.registry import ForwardNode, ReluMode, Rule, find_rule
+from deepinside.exporters.rules import nondifferentiable
+from deepinside.exporters.shapes import Shape, is_one
+
+__all__ = ["backpropagate", "path_between"]
+
+_FLOATS = {
+    ir.DataType.FLOAT,
+    ir.DataType.DOUBLE,
+    ir.DataType.FLOAT16,
+    ir.DataType.BFLOAT16,
+}
+
+
+def path_between(graph: ir.Graph, source: ir.Value, target: ir.Value) -> list[ir.Node]:
+    """The nodes through which `target` depends differentiably on `source`, in graph order.
+
+    Edges that carry no derivative (integers, indices, shapes, step functions) don't count.
+    """
+    reached = {source}
+    for node in graph:
+        if any(_carries(node, index, reached) for index in range(len(node.inputs))):
+            reached.update(output for output in node.outputs if output.dtype in _FLOATS)
+    needed = {target}
+    path: list[ir.Node] = []
+    for node in reversed(graph):
+        if any(output in needed and output in reached for output in node.outputs):
+            carrying = [i for i in range(len(node.inputs)) if _carries(node, i, reached)]
+            if carrying:
+                needed.update(node.inputs[i] for i in carrying)  # type: ignore[misc]
+                path.append(node)
+    return path[::-1]
+
+
+def backpropagate(
+    op: Builder,
+    seed: ir.Value,
+    *,
+    score: ir.Value,
+    image: ir.Value,
+    relu: ReluMode = "gradient",
+) -> ir.Value:
+    """Append the graph of the vector-Jacobian product of `score` with respect to `image`.
+
+    Args:
+        op: builder of the classifier's graph, with its shapes.
+        seed: cotangent of `score`, of its shape.
+        score: tensor to differentiate.
+        image: tensor to differentiate with respect to.
+        relu: backward rule of Relu: `gradient`, `deconvnet` (Zeiler & Fergus 2014) or `guided`
+            (Springenberg et al. 2014).
+
+    Returns:
+        The cotangent of `image`, of its shape.
+
+    Raises:
+        ClassifierError: the score does not depend on the image.
+        MissingRuleError: an operator on the way has no rule.
+        GradientError: an operator on the way stands in a form that its rule does not cover.
+    """
+    path = path_between(op.graph, image, score)
+    if not path and image is not score:
+        raise ClassifierError(
+            f"no differentiable path leads from the image input {image.name!r} to the class scores "
+            f"{score.name!r}: the classifier rounds, compares or indexes on every way, or the "
+            "wrong input or score was chosen (--image-input, --score-output)."
+        )
+    rules = {node: find_rule(node, op.opset) for node in path}  # every complaint before any work
+    wanted = {image, *(output for node in path for output in node.outputs)}
+    cotangents: dict[ir.Value, ir.Value] = {score: seed}
+    for node in reversed(path):
+        version = onnx.defs.get_schema(node.op_type, op.opset, "").since_version
+        op.scope = f"{node.name}/grad"
+        _sweep_node(
+            op, ForwardNode(node, version, op.shapes, relu), rules[node], wanted, cotangents
+        )
+    op.scope = "deepinside"
+    return op.expand_to(cotangents[image], image)
+
+
+def _carries(node: ir.Node, index: int, reached: set[ir.Value]) -> bool:
+    value = node.inputs[index]
+    return value in reached and not nondifferentiable.edge(node.op_type, index)
+
+
+def _sweep_node(
+    op: Builder,
+    forward: ForwardNode,
+    rule: Rule,
+    wanted: set[ir.Value],
+    cotangents: dict[ir.Value, ir.Value],
+) -> None:
+    """Turn the cotangents of one node's outputs into additions to those of its inputs."""
+    node = forward.node
+    targets = [
+        (index, value)
+        for index, value in enumerate(node.inputs)
+        if value in wanted and not nondifferentiable.edge(node.op_type, index)
+    ]
+    incoming = [cotangents.get(output) for output in node.outputs]
+    if all(g is None for g in incoming):
+        return
+    full = [
+        g if g is None or _takes_compact(op, rule, forward, targets, g) else op.expand_to(g, output)
+        for g, output in zip(incoming, node.outputs, strict=True)
+    ]
+    if rule.all_outputs:
+        result = rule.function(tuple(full), forward, op)
+    elif full[0] is None:
+        raise forward.error("the score depends on an output other than its first.")
+    else:
+        result = rule.function(full[0], forward, op)
+    entries = (result,) if isinstance(result, ir.Value) else tuple(result)
+    for index, value in targets:
+        assert value is not None
+        entry = entries[index] if index < len(entries) else None
+        cotangent = entry() if callable(entry) else entry
+        if cotangent is None:
+            raise forward.error(
+                f"its input {index} ({value.name!r}) depends on the image, and the gradient with "
+                "respect to that input has no rule."
+            )
+        cotangent = _undo_broadcast(op, forward, cotangent, value)
+        if value in cotangents:
+            cotangent = op.Add(cotangents[value], cotangent)
+        cotangents[value] = cotangent
+
+
+def _takes_compact(
+    op: Builder,
+    rule: Rule,
+    forward: ForwardNode,
+    targets: list[tuple[int, ir.Value | None]],
+    g: ir.Value,
+) -> bool:
+    """Whether the rule can work on g as it is: not when a sum over its broadcast axes follows."""
+    output = forward.y
+    shape = op.shapes.known(g)
+    full = op.shapes.known(output)
+    if shape is None or full is None:
+        return shape == full
+    if not is_compact(shape, full):
+        return True
+    return rule.elementwise and all(
+        value is not None and forward.shape(value) == full for _, value in targets
+    )
+
+
+def _undo_broadcast(
+    op: Builder, forward: ForwardNode, cotangent: ir.Value, value: ir.Value
+) -> ir.Value:
+    """Sum the cotangent over the axes along which the forward node repeated `value`."""
+    shape = op.shapes.known(cotangent)
+    if shape is None:
+        # Only element-wise results are tracked; other rules return the input's own shape.
+        op.shapes.record(cotangent, op.shapes.known(value))
+        return cotangent
+    target: Shape = forward.shape(value)
+    extra = len(shape) - len(target)
+    if extra > 0:
+        cotangent = op.reduce("ReduceSum", cotangent, list(range(extra)), keepdims=False)
+        shape = shape[extra:]
+    axes = [
+        axis
+        for axis, (have, want) in enumerate(zip(shape[-len(target) :], target, strict=False))
+        if is_one(want) and not is_one(have)
+    ]
+    return op.reduce("ReduceSum", cotangent, axes, keepdims=True) if axes else cotangent

@@ -1,0 +1,209 @@
+"""The PyTorch front door: a module becomes plain ONNX with PyTorch's own exporters."""
+
+import importlib
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from deepinside.exporters.errors import ClassifierError, MissingPackageError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["load", "to_onnx"]
+
+_log = logging.getLogger(__name__)
+
+# Every runtime and every provider has kernels for it; newer opsets lose some.
+_OPSET = 18
+
+
+def load(
+    classifier: Any, *, weights: str | Path | None = None, random_weights: bool = False
+) -> tuple["torch.nn.Module", tuple[int, ...] | None, dict[str, Any] | None]:
+    """Turn `timm:NAME`, `torch:package.module:factory` or a module into a module in eval mode.
+
+    Returns:
+        The module; the shape `(1, C, H, W)` of its input where known; its preprocessing where known.
+
+    Raises:
+        MissingPackageError: torch or timm is not installed.
+        ClassifierError: the name, the factory or the weights do not fit.
+    """
+    torch = _require("torch", "torch")
+    if isinstance(classifier, torch.nn.Module):
+        return classifier, None, None
+    if not isinstance(classifier, str):
+        raise ClassifierError(
+            f"a classifier is the path of an .onnx file, an onnx.ModelProto, a torch.nn.Module, or "
+            f"'timm:NAME' or 'torch:package.module:factory', not {type(classifier).__name__}."
+        )
+    front_door, _, name = classifier.partition(":")
+    if front_door == "timm":
+        return _from_timm(name, weights, random_weights)
+    return _from_factory(name, weights)
+
+
+def to_onnx(
+    module: "torch.nn.Module", example_input: Any, input_shape: Sequence[int] | None
+) -> ir.Model:
+    """Export a module with a dynamic batch, input `image` and output `scores`.
+
+    PyTorch's current exporter is tried first, then the TorchScript one.
+
+    Raises:
+        ClassifierError: neither can export the module.
+    """
+    torch = _require("torch", "torch")
+    _require("onnxscript", "torch")
+    if example_input is None:
+        if input_shape is None:
+            raise ClassifierError(
+                "a PyTorch module needs an example input or its shape: give --input-shape "
+                "1,3,224,224 (in Python example_input=tensor or input_shape=...)."
+            )
+        example_input = torch.zeros(tuple(input_shape))
+    if example_input.shape[0] == 1:
+        # With a batch of one, exporters take 1 for a constant of the network.
+        example_input = torch.cat([example_input, example_input])
+    training = module.training
+    module.eval()
+    try:
+        return _export(torch, module, example_input)
+    finally:
+        module.train(training)
+
+
+def _export(torch: Any, module: "torch.nn.Module", example_input: Any) -> ir.Model:
+    import warnings
+
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")  # the exporters' own deprecations are not the user's
+        try:
+            program = torch.onnx.export(
+                module,
+                (example_input,),
+                dynamo=True,
+                opset_version=_OPSET,
+                input_names=["image"],
+                output_names=["scores"],
+                dynamic_shapes=({0: torch.export.Dim("N")},),
+                verbose=False,
+            )
+            model: ir.Model = program.model
+            return model
+        except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as first:
+            _log.info("PyTorch's exporter failed (%s); trying its TorchScript exporter", first)
+            path = Path(folder) / "classifier.onnx"
+            try:
+                torch.onnx.export(
+                    module,
+                    (example_input,),
+                    str(path),
+                    dynamo=False,
+                    opset_version=_OPSET,
+                    input_names=["image"],
+                    output_names=["scores"],
+                    dynamic_axes={"image": {0: "N"}, "scores": {0: "N"}},
+                )
+            except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as second:
+                raise ClassifierError(
+                    f"neither of PyTorch's ONNX exporters can export the module: {first}; {second}"
+                ) from second
+            model = ir.load(path)
+            for value in model.graph.initializers.values():
+                if isinstance(value.const_value, ir.ExternalTensor):
+                    # The folder is about to go.
+                    value.const_value = ir.Tensor(value.const_value.numpy().copy())
+            return model
+
+
+def _from_timm(
+    name: str, weights: str | Path | None, random_weights: bool
+) -> tuple["torch.nn.Module", tuple[int, ...], dict[str, Any]]:
+    timm = _require("timm", "timm")
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name}*")[:8]) or "see timm.list_models()"
+        raise ClassifierError(f"timm has no model {name!r}; similar: {close}.")
+    pretrained = weights is None and not random_weights
+    try:
+        module = timm.create_model(name, pretrained=pretrained)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ClassifierError(
+            f"timm can't load the pretrained weights of {name!r} ({error}); give them with --weights "
+            "FILE, or ask for an untrained network with --random-weights."
+        ) from error
+    _load_weights(module, weights)
+    config = timm.data.resolve_model_data_config(module)
+    record = _timm_record(config)
+    return module.eval(), (1, *config["input_size"]), record
+
+
+def _timm_record(config: dict[str, Any]) -> dict[str, Any]:
+    """Timm's data configuration as a preprocessing record of the file contract."""
+    _, height, width = config["input_size"]
+    squash = config.get("crop_mode") == "squash"
+    return {
+        "input_size": [height, width],
+        "resize": "stretch" if squash else "shorter-side",
+        "resize_size": None if squash else int(height / config["crop_pct"]),
+        "interpolation": config["interpolation"],
+        "channel_order": "RGB",
+        "value_range": [0, 1],
+        "mean": list(config["mean"]),
+        "std": list(config["std"]),
+    }
+
+
+def _from_factory(name: str, weights: str | Path | None) -> tuple["torch.nn.Module", None, None]:
+    torch = _require("torch", "torch")
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise ClassifierError(
+            f"torch:{name} does not name a factory; write torch:package.module:factory."
+        )
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ClassifierError(f"torch:{name} can't be imported: {error}.") from error
+    module = factory()
+    if not isinstance(module, torch.nn.Module):
+        raise ClassifierError(
+            f"torch:{name} returned {type(module).__name__}, not a torch.nn.Module."
+        )
+    _load_weights(module, weights)
+    return module.eval(), None, None
+
+
+def _load_weights(module: "torch.nn.Module", weights: str | Path | None) -> None:
+    """Load a state dictionary without running code from the file."""
+    if weights is None:
+        return
+    torch = _require("torch", "torch")
+    path = Path(weights)
+    if not path.is_file():
+        raise ClassifierError(f"there is no weights file {path}.")
+    import pickle
+
+    try:
+        if path.suffix == ".safetensors":
+            state = _require("safetensors.torch", "timm").load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        module.load_state_dict(state)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ClassifierError(
+            f"{path} is not a state dictionary of this network that can be loaded without running "
+            f"code: {error}"
+        ) from error
+
+
+def _require(name: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(name, extra, "a PyTorch classifier") from error

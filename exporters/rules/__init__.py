@@ -1,0 +1,12 @@
+"""Gradient rules, one file per operator family; importing this package registers them all.
+
+The modules are listed by hand, since discovery would depend on how the package was installed.
+"""
+
+import deepinside.exporters.rules.activations
+import deepinside.exporters.rules.convolution
+import deepinside.exporters.rules.elementwise
+import deepinside.exporters.rules.linear
+import deepinside.exporters.rules.movement
+import deepinside.exporters.rules.normalization
+import deepinside.exporters.rules.pooling  # noqa: F401  (all imported for their registrations)

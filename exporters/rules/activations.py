@@ -1,0 +1,141 @@
+"""Activation functions. Masks are taken from the output where that is equivalent, so that a
+runtime can still fuse the activation into the layer before it; Cast(Greater) and Mul rather than
+Where, which is several times slower on CPUs. At kinks the choice is PyTorch's.
+"""
+
+import math
+
+import onnx_ir as ir
+
+from deepinside.exporters.builder import Builder
+from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
+
+__all__: list[str] = []
+
+
+@vjp("Relu", 14, elementwise=True)
+def relu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * [Y > 0]; 0 at the kink.
+
+    DeconvNet (Zeiler & Fergus 2014) passes g where g > 0 instead; guided backpropagation
+    (Springenberg et al. 2014) where both are positive.
+    """
+    if node.relu == "deconvnet":
+        return op.Max(g, 0.0)
+    passed = op.Mul(g, op.positive(node.y))
+    return passed if node.relu == "gradient" else op.Max(passed, 0.0)
+
+
+@vjp("LeakyRelu", 16, elementwise=True)
+def leaky_relu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g where X > 0, else alpha * g."""
+    alpha = float(node.attribute("alpha"))
+    positive = op.positive(node.y if alpha > 0 else node.x)
+    return op.Mul(g, op.Add(op.Mul(positive, 1.0 - alpha), alpha))
+
+
+@vjp("PRelu", 16, elementwise=True)
+def prelu(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DX = g where X > 0, else slope * g; dslope = g * min(X, 0)."""
+    x, slope = node.inputs
+    positive = op.positive(x)
+    factor = op.Add(positive, op.Mul(op.Sub(1.0, positive), slope))
+    return op.Mul(g, factor), lambda: op.Mul(g, op.Min(x, 0.0))
+
+
+def _exponential_unit(
+    g: ir.Value, node: ForwardNode, op: Builder, alpha: float, gamma: float
+) -> ir.Value:
+    """G * gamma where X > 0, else g * gamma * alpha * exp(X)."""
+    positive = op.positive(node.x)
+    negative = op.Mul(op.Exp(op.Min(node.x, 0.0)), gamma * alpha)
+    factor = op.Add(op.Mul(positive, gamma), op.Mul(op.Sub(1.0, positive), negative))
+    return op.Mul(g, factor)
+
+
+@vjp("Elu", 6, 22, elementwise=True)
+def elu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g where X > 0, else g * alpha * exp(X)."""
+    return _exponential_unit(g, node, op, float(node.attribute("alpha")), 1.0)
+
+
+@vjp("Selu", 6, 22, elementwise=True)
+def selu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * gamma where X > 0, else g * gamma * alpha * exp(X)."""
+    alpha, gamma = float(node.attribute("alpha")), float(node.attribute("gamma"))
+    return _exponential_unit(g, node, op, alpha, gamma)
+
+
+@vjp("Clip", 13, elementwise=True)
+def clip(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g where min < Y < max; 0 at both kinks, as in torch's hardtanh and relu6."""
+    low, high = node.input(1), node.input(2)
+    inside = None
+    if low is not None:
+        inside = op.Greater(node.y, low)
+    if high is not None:
+        below = op.Less(node.y, high)
+        inside = below if inside is None else op.And(inside, below)
+    return g if inside is None else op.Mul(g, op.mask(inside, node.y))
+
+
+@vjp("Sigmoid", 13, elementwise=True)
+def sigmoid(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * Y * (1 - Y)."""
+    return op.Mul(g, op.Mul(node.y, op.Sub(1.0, node.y)))
+
+
+@vjp("Tanh", 13, elementwise=True)
+def tanh(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * (1 - Y^2)."""
+    return op.Mul(g, op.Sub(1.0, op.Mul(node.y, node.y)))
+
+
+@vjp("HardSigmoid", 6, 22, elementwise=True)
+def hard_sigmoid(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * alpha where 0 < Y < 1; 0 at both kinks."""
+    inside = op.And(op.Greater(node.y, 0.0), op.Less(node.y, 1.0))
+    return op.Mul(g, op.Mul(op.mask(inside, node.y), float(node.attribute("alpha"))))
+
+
+@vjp("HardSwish", 14, 22, elementwise=True)
+def hard_swish(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * (clip(X/6 + 1/2, 0, 1) + X/6 * [-3 < X < 3]); 0 at X = -3 and 1 at X = 3."""
+    x = node.x
+    inside = op.And(op.Greater(x, -3.0), op.Less(x, 3.0))
+    slope = op.Mul(op.mask(inside, x), op.Mul(x, 1.0 / 6.0))
+    return op.Mul(g, op.Add(op.HardSigmoid(x, alpha=1.0 / 6.0, beta=0.5), slope))
+
+
+@vjp("Softplus", 1, 22, elementwise=True)
+def softplus(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * sigmoid(X)."""
+    return op.Mul(g, op.Sigmoid(node.x))
+
+
+@vjp("Mish", 18, 22, elementwise=True)
+def mish(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * (t + X * sigmoid(X) * (1 - t^2)) with t = tanh(softplus(X))."""
+    x = node.x
+    t = op.Tanh(op.Softplus(x))
+    slope = op.Mul(op.Mul(x, op.Sigmoid(x)), op.Sub(1.0, op.Mul(t, t)))
+    return op.Mul(g, op.Add(t, slope))
+
+
+@vjp("Gelu", 20, elementwise=True)
+def gelu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * (Phi(X) + X * phi(X)), or the derivative of the tanh approximation.
+
+    Phi, phi: distribution and density of the standard normal.
+    """
+    x = node.x
+    if node.attribute("approximate") == "tanh":
+        # Y = X/2 * (1 + t), t = tanh(c * (X + 0.044715 X^3)), c = sqrt(2/pi)
+        c, square = math.sqrt(2.0 / math.pi), op.Mul(x, x)
+        t = op.Tanh(op.Mul(op.Mul(x, op.Add(op.Mul(square, 0.044715), 1.0)), c))
+        inner = op.Mul(op.Add(op.Mul(square, 3.0 * 0.044715), 1.0), c)
+        slope = op.Mul(op.Mul(op.Sub(1.0, op.Mul(t, t)), inner), op.Mul(x, 0.5))
+        return op.Mul(g, op.Add(op.Mul(op.Add(t, 1.0), 0.5), slope))
+    distribution = op.Mul(op.Add(op.Erf(op.Mul(x, math.sqrt(0.5))), 1.0), 0.5)
+    density = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -0.5)), 1.0 / math.sqrt(2.0 * math.pi))
+    return op.Mul(g, op.Add(distribution, op.Mul(x, density)))

@@ -1,0 +1,156 @@
+"""Conv. Its input gradient is where the time of a backward pass goes; docs/design.md says which
+form was chosen for which layer, and why.
+
+The weights are rearranged by operators on the stored initializer, which runtimes fold at load time:
+the file holds them once.
+"""
+
+import onnx_ir as ir
+
+from deepinside.exporters.builder import Builder
+from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
+from deepinside.exporters.rules.windows import Window, windows
+
+__all__ = ["transposed_convolution"]
+
+# Below this many input channels a transposed convolution beats a flipped one on CPUs (blocked
+# layouts need full blocks of output channels).
+_FEW_CHANNELS = 8
+# From this kernel size on, patches are better moved by DepthToSpace.
+_LARGE_PATCH = 4
+
+
+@vjp("Conv", 11, 22)
+def conv(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DX is the transposed convolution of dY with the same W.
+
+    X: (N, C, *S), W: (M, C/group, *K), B: (M,), dY: (N, M, *S'); dX has X's shape. Only the first
+    input may depend on the image.
+    """
+    weights = node.inputs[1]
+    shape = [node.size(weights, axis) for axis in range(node.rank(weights))]
+    group = int(node.attribute("group"))
+    spatial = windows(node, tuple(shape[2:]))
+    channels = shape[1] * group
+
+    def input_gradient() -> ir.Value:
+        if group == 1 and _are_patches(spatial):
+            return _patches(g, weights, shape, spatial, op)
+        flippable = all(w.stride == 1 and max(w.before, w.after) < w.extent for w in spatial)
+        if flippable and (channels >= _FEW_CHANNELS or group > 1):
+            return _flipped(g, weights, shape, group, spatial, op)
+        return transposed_convolution(g, weights, node.x, group, spatial, op)
+
+    return input_gradient, None, None
+
+
+def _are_patches(spatial: list[Window]) -> bool:
+    """2-D patch embedding: large square windows side by side."""
+    return (
+        len(spatial) == 2
+        and all(w.tiles and w.kernel >= _LARGE_PATCH for w in spatial)
+        and spatial[0].kernel == spatial[1].kernel
+    )
+
+
+def _patches(
+    g: ir.Value, weights: ir.Value, shape: list[int], spatial: list[Window], op: Builder
+) -> ir.Value:
+    """A 1x1 Conv from M to k*k*C channels, laid out by DepthToSpace: W' is (k*k*C, M, 1, 1)."""
+    m, c, k, _ = shape
+    pixels = op.Reshape(op.transpose(weights, 2, 3, 1, 0), [k * k * c, m, 1, 1])
+    return op.DepthToSpace(_convolve(g, pixels, 1, [1, 1], op), blocksize=k, mode="DCR")
+
+
+def _flipped(
+    g: ir.Value,
+    weights: ir.Value,
+    shape: list[int],
+    group: int,
+    spatial: list[Window],
+    op: Builder,
+) -> ir.Value:
+    """Stride 1: a Conv with the kernel reversed and its channels exchanged.
+
+    W'[ci, co/g] = W[co, ci/g] reversed, per group; pads become d*(k-1) - p.
+    """
+    m, c, *kernel = shape
+    turned = weights
+    if group == 1:
+        turned = op.transpose(weights, 1, 0, *range(2, len(shape)))
+    elif not (c == 1 and m == group):  # depthwise weights are their own exchange
+        split = op.Reshape(weights, [group, m // group, c, *kernel])
+        turned = op.transpose(split, 0, 2, 1, *range(3, len(shape) + 1))
+        turned = op.Reshape(turned, [group * c, m // group, *kernel])
+    for axis, size in enumerate(kernel, start=2):
+        if size > 1:
+            turned = op.Gather(turned, list(range(size))[::-1], axis=axis)
+    pads = [w.extent - 1 - w.before for w in spatial] + [w.extent - 1 - w.after for w in spatial]
+    dilations = [w.dilation for w in spatial]
+    return _convolve(g, turned, group, kernel, op, pads=pads, dilations=dilations)
+
+
+def _convolve(
+    g: ir.Value,
+    weights: ir.Value,
+    group: int,
+    kernel: list[int],
+    op: Builder,
+    pads: list[int] | None = None,
+    dilations: list[int] | None = None,
+) -> ir.Value:
+    """A stride-1 Conv with every attribute written out (the browser's runtime needs them)."""
+    rank = len(kernel)
+    return op.Conv(
+        g,
+        weights,
+        group=group,
+        kernel_shape=kernel,
+        strides=[1] * rank,
+        dilations=dilations or [1] * rank,
+        pads=pads or [0] * (2 * rank),
+    )
+
+
+def transposed_convolution(
+    g: ir.Value, weights: ir.Value, x: ir.Value, group: int, spatial: list[Window], op: Builder
+) -> ir.Value:
+    """The input gradient of a strided convolution of x, in the general form.
+
+    ConvTranspose with symmetric pads and output_padding, cropped where the pads were unequal: the
+    CUDA provider drops asymmetric pads to the CPU. With p = min(before, after), X begins at
+    `before - p` of the result, which is at least as long as needed.
+    """
+    pads = [min(w.before, w.after) for w in spatial]
+    extra: list[int] = []
+    cropped: list[tuple[Window, int]] = []
+    for w, p in zip(spatial, pads, strict=True):
+        begin = w.before - p
+        if w.size is None or w.count is None:
+            extra.append(w.stride - 1)
+            cropped.append((w, begin))
+            continue
+        reach = (w.count - 1) * w.stride + w.extent - 2 * p
+        extra.append(max(0, begin + w.size - reach))
+        if begin > 0 or reach > w.size:
+            cropped.append((w, begin))
+    full = op.ConvTranspose(
+        g,
+        weights,
+        group=group,
+        kernel_shape=[w.kernel for w in spatial],
+        strides=[w.stride for w in spatial],
+        dilations=[w.dilation for w in spatial],
+        pads=pads + pads,
+        output_padding=extra,
+    )
+    if not cropped:
+        return full
+    axes = [w.axis for w, _ in cropped]
+    begins = [begin for _, begin in cropped]
+    sizes = [w.size for w, _ in cropped if w.size is not None]
+    if len(sizes) == len(cropped):
+        ends = [begin + size for begin, size in zip(begins, sizes, strict=True)]
+        return op.Slice(full, begins, ends, axes)
+    lengths = op.Gather(op.Shape(x), axes, axis=0)
+    return op.Slice(full, begins, op.Add(lengths, begins) if any(begins) else lengths, axes)

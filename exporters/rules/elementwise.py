@@ -1,0 +1,140 @@
+"""Arithmetic and other element-wise functions. The sweep undoes broadcasting.
+
+At kinks and ties the choice is PyTorch's.
+"""
+
+import math
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from deepinside.exporters.builder import Builder
+from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
+
+__all__: list[str] = []
+
+
+@vjp("Add", 14, elementwise=True)
+def add(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DA = g, dB = g."""
+    return g, g
+
+
+@vjp("Sub", 14, elementwise=True)
+def sub(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DA = g, dB = -g."""
+    return g, lambda: op.Neg(g)
+
+
+@vjp("Mul", 14, elementwise=True)
+def mul(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DA = g * B, dB = g * A."""
+    a, b = node.inputs
+    return lambda: op.Mul(g, b), lambda: op.Mul(g, a)
+
+
+@vjp("Div", 14, elementwise=True)
+def div(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DA = g / B, dB = -g * Y / B."""
+    _, b = node.inputs
+    return lambda: op.Div(g, b), lambda: op.Neg(op.Mul(g, op.Div(node.y, b)))
+
+
+@vjp("Neg", 13, elementwise=True)
+def neg(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = -g."""
+    return op.Neg(g)
+
+
+@vjp("Pow", 15, elementwise=True)
+def pow_(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DX = g * B * X^(B-1), dB = g * Y * ln X, which is 0 where X = 0 (as in PyTorch).
+
+    The exponent may be of another type than X.
+    """
+    x, b = node.inputs
+    known = node.shapes.constant(b)
+    exponent = b if b.dtype == x.dtype else op.Cast(b, to=x.dtype)
+
+    def base() -> ir.Value:
+        if known is not None and known.size == 1:
+            p = float(known.item())
+            if p in (0.0, 1.0):
+                return op.Mul(g, p)
+            return op.Mul(g, op.Mul(x if p == 2.0 else op.Pow(x, p - 1.0), p))
+        return op.Mul(g, op.Mul(exponent, op.Pow(x, op.Sub(exponent, 1.0))))
+
+    def power() -> ir.Value:
+        zero = op.mask(op.Equal(x, 0.0), x)
+        return op.Mul(g, op.Mul(node.y, op.Log(op.Add(x, zero))))
+
+    return base, power
+
+
+@vjp("Sqrt", 13, elementwise=True)
+def sqrt(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g / (2 Y)."""
+    return op.Div(op.Mul(g, 0.5), node.y)
+
+
+@vjp("Exp", 13, elementwise=True)
+def exp(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * Y."""
+    return op.Mul(g, node.y)
+
+
+@vjp("Log", 13, elementwise=True)
+def log(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g / X."""
+    return op.Div(g, node.x)
+
+
+@vjp("Erf", 13, elementwise=True)
+def erf(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * 2/sqrt(pi) * exp(-X^2)."""
+    return op.Mul(g, op.Mul(op.Exp(op.Neg(op.Mul(node.x, node.x))), 2.0 / math.sqrt(math.pi)))
+
+
+@vjp("Abs", 13, elementwise=True)
+def abs_(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * sign(X); 0 at X = 0."""
+    return op.Mul(g, op.Sign(node.x))
+
+
+@vjp("Min", 13, elementwise=True)
+@vjp("Max", 13, elementwise=True)
+def extremum(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """dX_i = g where X_i is the extremum; equal inputs share g evenly, as in torch.maximum."""
+    if len(node.inputs) == 1:
+        return (g,)
+    winners = [op.mask(op.Equal(x, node.y), node.y) for x in node.inputs]
+    count = winners[0]
+    for winner in winners[1:]:
+        count = op.Add(count, winner)
+    share = op.Div(g, count)
+
+    def cotangent(winner: ir.Value) -> Callable[[], ir.Value]:
+        return lambda: op.Mul(share, winner)
+
+    return [cotangent(winner) for winner in winners]
+
+
+@vjp("Identity", 16, 19, 21, 23, 24, 25, elementwise=True)
+def identity(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g."""
+    return g
+
+
+@vjp("Dropout", 13, 22, elementwise=True)
+def dropout(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g: Dropout is the identity at inference."""
+    training = node.constant(2)
+    if training is not None and bool(training):
+        raise node.error("it is in training mode, so that results are random; export in eval mode.")
+    return g
+
+
+@vjp("Cast", 13, 19, 21, 23, 24, 25, 28, elementwise=True)
+def cast(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g in X's type (from float to float; casts to integers carry no derivative)."""
+    return op.Cast(g, to=node.x.dtype)

@@ -1,0 +1,206 @@
+"""Pooling. MaxPool is differentiated without its Indices output, which several runtimes lack."""
+
+from functools import reduce as fold
+from math import prod
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from deepinside.exporters.builder import Builder
+from deepinside.exporters.registry import ForwardNode, vjp
+from deepinside.exporters.rules.convolution import transposed_convolution
+from deepinside.exporters.rules.windows import Window, windows
+
+__all__: list[str] = []
+
+
+@vjp("MaxPool", 12, 22)
+def max_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX gives dY to the maximum of each window; at ties to the first in row-major order.
+
+    That is PyTorch's choice. Separable: pooling along the last axis, then the one before, and so
+    on; each one-dimensional pool is undone by comparing the strided slices of its input with its
+    output. The values compared are copies, so that equality is exact.
+    """
+    spatial = windows(node, tuple(node.attribute("kernel_shape")))
+    for w in spatial:
+        node.size(node.x, w.axis)
+    stages = [node.x]
+    moving = [w for w in spatial if not w.is_trivial]
+    for w in moving[:0:-1]:
+        stages.append(_pool_along(stages[-1], w, spatial, node, op))
+    stages.append(node.y)
+    for w, (inner, outer) in zip(
+        moving, zip(stages[-2::-1], stages[::-1], strict=False), strict=True
+    ):
+        g = _undo_max_along(g, inner, outer, w, node, op)
+    return g
+
+
+def _pool_along(
+    x: ir.Value, window: Window, spatial: list[Window], node: ForwardNode, op: Builder
+) -> ir.Value:
+    """The node's MaxPool along one axis only."""
+
+    def pick(of_window: int, other: int) -> list[int]:
+        return [of_window if w.axis == window.axis else other for w in spatial]
+
+    return op.MaxPool(
+        x,
+        kernel_shape=pick(window.kernel, 1),
+        strides=pick(window.stride, 1),
+        dilations=pick(window.dilation, 1),
+        pads=pick(window.before, 0) + pick(window.after, 0),
+        ceil_mode=int(node.attribute("ceil_mode")),
+    )
+
+
+def _undo_max_along(
+    g: ir.Value, x: ir.Value, y: ir.Value, w: Window, node: ForwardNode, op: Builder
+) -> ir.Value:
+    """Cotangent of x for `y = MaxPool of x along one axis`, by phases of the stride.
+
+    In padded coordinates, tap a of window j reads position a*d + s*j: phase r of the positions
+    (r modulo s) sums the taps with a*d = r modulo s, shifted; the phases are then interleaved.
+    """
+    assert w.size is not None
+    assert w.count is not None
+    rank = node.rank(node.x)
+    reach = w.stride * (w.count - 1) + w.extent
+    length = max(w.before + w.size, reach)
+    padded = op.pad(x, w.axis, w.before, length - w.before - w.size, rank, _lowest(node.x))
+
+    taps: list[ir.Value] = []
+    rest = g
+    for a in range(w.kernel):
+        begin = a * w.dilation
+        end = begin + w.stride * (w.count - 1) + 1
+        tap = op.slice(padded, w.axis, begin, end, w.stride)
+        taps.append(op.Mul(rest, op.mask(op.Equal(tap, y), g)))
+        if a + 1 < w.kernel:
+            rest = op.Sub(rest, taps[-1])  # what a window has given away is gone: first one wins
+
+    slots = -(-length // w.stride)
+    phases: list[ir.Value | None] = []
+    for r in range(w.stride):
+        shifted = []
+        for a, tap in enumerate(taps):
+            if a * w.dilation % w.stride == r:
+                shift = a * w.dilation // w.stride
+                shifted.append(op.pad(tap, w.axis, shift, slots - w.count - shift, rank))
+        phases.append(fold(op.Add, shifted) if shifted else None)
+    whole = _interleave(phases, w.axis, slots, node, op)
+    if w.before == 0 and slots * w.stride == w.size:
+        return whole
+    return op.slice(whole, w.axis, w.before, w.before + w.size)
+
+
+def _interleave(
+    phases: list[ir.Value | None], axis: int, slots: int, node: ForwardNode, op: Builder
+) -> ir.Value:
+    """Position s*i + r of the result along an axis is position i of phase r (None: zeros)."""
+    first = next(phase for phase in phases if phase is not None)
+    if len(phases) == 1:
+        return first
+    zeros = None
+    if None in phases:
+        zeros = op.Expand(op.constant(np.array(0.0), first.dtype), op.Shape(first))
+    columns = [op.Unsqueeze(zeros if p is None else p, [axis + 1]) for p in phases]
+    joined = op.Concat(*columns, axis=axis + 1)
+    # 0 keeps an axis; axes after this one are pooled still, hence of the output's size.
+    after = [node.size(node.y, a) for a in range(axis + 1, node.rank(node.y))]
+    return op.Reshape(joined, [0] * axis + [slots * len(phases), *after])
+
+
+@vjp("GlobalMaxPool", 1, 22)
+def global_max_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g at the maximum of each channel, the first one at ties."""
+    flat = op.Reshape(node.x, [0, 0, -1])
+    winner = op.ArgMax(flat, axis=2, keepdims=1)
+    count = op.Gather(op.Shape(flat), 2, axis=0)
+    chosen = op.mask(op.Equal(op.Range(0, count, 1), winner), g)
+    return op.reshape_like(op.Mul(chosen, op.Reshape(g, [0, 0, -1])), node.x)
+
+
+@vjp("GlobalAveragePool", 1, 22)
+def global_average_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g / (H * W), left for the next operator to broadcast."""
+    return op.Div(g, op.size_along(node.x, range(2, node.rank(node.x))))
+
+
+@vjp("AveragePool", 11, 19, 22)
+def average_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX adds dY / (number of inputs in the window) to every input of each window.
+
+    That number counts padding with count_include_pad, and never what lies beyond it (ceil_mode).
+    """
+    spatial = windows(node, tuple(node.attribute("kernel_shape")))
+    volume = float(prod(w.kernel for w in spatial))
+    counts = _window_counts(spatial, bool(node.attribute("count_include_pad")), node)
+    uniform = counts is None or all((c == c.flat[0]).all() for c in counts)
+    each = volume if counts is None else float(prod(int(c.max()) for c in counts))
+    if all(w.tiles for w in spatial):
+        scales = np.array([1.0, 1.0, *(float(w.kernel) for w in spatial)], dtype=np.float32)
+        return op.Resize(
+            op.Mul(g, 1.0 / each),
+            None,
+            op.constant(scales, ir.DataType.FLOAT),
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+    if uniform:
+        share = op.Mul(g, 1.0 / each)
+    else:
+        assert counts is not None
+        share = g
+        for count in counts:
+            share = op.Mul(share, 1.0 / count)
+    return _spread(share, node, spatial, volume, op)
+
+
+def _window_counts(
+    spatial: list[Window], include_pad: bool, node: ForwardNode
+) -> list[np.ndarray] | None:
+    """Inputs per window along each axis, shaped to broadcast; None: all windows are full."""
+    if not int(node.attribute("ceil_mode")) and (
+        include_pad or all(w.before == w.after == 0 for w in spatial)
+    ):
+        return None
+    counts = []
+    for w in spatial:
+        size, outputs = node.size(node.x, w.axis), node.size(node.y, w.axis)
+        low, high = (0, w.before + size + w.after) if include_pad else (w.before, w.before + size)
+        starts = np.arange(outputs)[:, None] * w.stride
+        taps = starts + np.arange(w.kernel)[None, :] * w.dilation
+        inside = ((taps >= low) & (taps < high)).sum(axis=1)
+        shape = [1] * node.rank(node.x)
+        shape[w.axis] = outputs
+        counts.append(inside.reshape(shape).astype(np.float64))
+    return counts
+
+
+def _spread(
+    share: ir.Value, node: ForwardNode, spatial: list[Window], volume: float, op: Builder
+) -> ir.Value:
+    """Add each window's share to all its inputs."""
+    if all(w.stride == w.dilation == 1 and max(w.before, w.after) < w.kernel for w in spatial):
+        average = op.AveragePool(
+            share,
+            kernel_shape=[w.kernel for w in spatial],
+            strides=[1] * len(spatial),
+            pads=[w.kernel - 1 - w.before for w in spatial]
+            + [w.kernel - 1 - w.after for w in spatial],
+            count_include_pad=1,
+        )
+        return op.Mul(average, volume)
+    channels = node.size(node.x, 1)
+    ones = op.constant(np.ones((channels, 1, *(w.kernel for w in spatial))), share.dtype)
+    return transposed_convolution(share, ones, node.x, channels, spatial, op)
+
+
+def _lowest(value: ir.Value) -> float:
+    """The lowest finite number of the value's type."""
+    assert value.dtype is not None
+    return float(ml_dtypes.finfo(value.dtype.numpy()).min)

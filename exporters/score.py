@@ -1,0 +1,167 @@
+"""Finds the classifier's unnormalised class scores: the paper's S_c, before the soft-max.
+
+A posterior can be raised by lowering the other classes' scores; the gradient of the unnormalised
+score shows what speaks for this class (Simonyan et al. 2014, section 2).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx_ir as ir
+
+from deepinside.exporters.builder import Builder
+from deepinside.exporters.errors import ScoreError
+from deepinside.exporters.shapes import Shape, Shapes, is_one, static
+
+__all__ = ["Activation", "ClassScores", "ScoreKind", "find_scores", "score_table"]
+
+ScoreKind = Literal["logit", "probability"]
+Activation = Literal["none", "softmax", "log_softmax", "sigmoid"]
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "Softmax": "softmax",
+    "LogSoftmax": "log_softmax",
+    "Sigmoid": "sigmoid",
+}
+_PASSED_OVER = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Where the scores of all classes are.
+
+    Attributes:
+        output: the classifier's output that holds them, perhaps normalised.
+        tensor: the unnormalised scores; `output` itself when nothing was bypassed.
+        activation: what stands between the two.
+        bypassed: one sentence per node between the two.
+        classes: number of classes, K.
+    """
+
+    output: ir.Value
+    tensor: ir.Value
+    activation: Activation
+    bypassed: tuple[str, ...]
+    classes: int
+
+
+def find_scores(graph: ir.Graph, shapes: Shapes, score_output: str | None = None) -> ClassScores:
+    """Choose the output with the class scores and walk back over a final activation.
+
+    Args:
+        graph: the classifier.
+        shapes: its shapes.
+        score_output: name of the output (or of any tensor) to take instead of searching.
+
+    Raises:
+        ScoreError: there is no table of class scores, or more than one.
+    """
+    output = _choose_output(graph, shapes, score_output)
+    classes = class_count(shapes.known(output))
+    if classes is None:
+        raise ScoreError(
+            f"{output.name!r} has shape {_written(shapes.known(output))}, not (N, K) with a fixed "
+            "number of classes K; name another tensor with --score-output."
+        )
+    tensor, activation, passed = output, "none", list[str]()
+    value: ir.Value | None = output
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type in _ACTIVATIONS and node.domain == "" and _over_classes(node, shapes):
+            tensor, activation = _first(node), _ACTIVATIONS[node.op_type]
+            passed.append(f"{node.op_type} at node {node.name!r}")
+            break
+        source = _first(node) if node.inputs else None
+        if node.op_type not in _PASSED_OVER or source is None:
+            break
+        if source.dtype not in _FLOATS or class_count(shapes.known(source)) != classes:
+            break
+        passed.append(f"{node.op_type} at node {node.name!r}")
+        value = source
+    bypassed = tuple(passed) if activation != "none" else ()
+    return ClassScores(output, tensor, activation, bypassed, classes)
+
+
+def score_table(op: Builder, scores: ClassScores, kind: ScoreKind) -> ir.Value:
+    """The tensor `(N, K)` whose entries are to be explained: unnormalised scores or probabilities.
+
+    Probabilities that the classifier does not give are computed (soft-max; sigmoid for one class).
+    """
+    if kind == "logit":
+        return _as_table(op, scores.tensor)
+    if scores.activation in ("softmax", "sigmoid"):
+        return _as_table(op, scores.output)
+    table = _as_table(op, scores.output)
+    if scores.activation == "log_softmax":
+        return op.Exp(table)
+    result = op.Sigmoid(table) if scores.classes == 1 else op.Softmax(table, axis=1)
+    op.shapes.record(result, op.shapes.known(table))
+    return result
+
+
+def class_count(shape: Shape | None) -> int | None:
+    """K of a shape (N, K) or (N, K, 1, ..., 1), else None."""
+    if shape is None or len(shape) < 2 or not all(is_one(dim) for dim in shape[2:]):
+        return None
+    return static(shape[1])
+
+
+def _as_table(op: Builder, value: ir.Value) -> ir.Value:
+    shape = op.shapes.known(value)
+    assert shape is not None
+    if len(shape) == 2:
+        return value
+    table = op.Flatten(value, axis=1)
+    op.shapes.record(table, shape[:2])
+    return table
+
+
+def _choose_output(graph: ir.Graph, shapes: Shapes, name: str | None) -> ir.Value:
+    described = ", ".join(f"{o.name!r} {_written(shapes.known(o))}" for o in graph.outputs)
+    if name is not None:
+        for value in (*graph.outputs, *(output for node in graph for output in node.outputs)):
+            if value.name == name:
+                return value
+        raise ScoreError(f"the classifier has no tensor {name!r}; its outputs are: {described}.")
+    tables = [
+        output
+        for output in graph.outputs
+        if output.dtype in _FLOATS and class_count(shapes.known(output)) is not None
+    ]
+    if len(tables) == 1:
+        return tables[0]
+    if tables:
+        raise ScoreError(
+            f"several outputs could hold the class scores; choose one with --score-output. "
+            f"The outputs are: {described}."
+        )
+    raise ScoreError(
+        "no output is a table of class scores (N, K), so this is not an image classifier (a "
+        "detection, segmentation or embedding model?); name the scores with --score-output if "
+        f"they are inside. The outputs are: {described}."
+    )
+
+
+def _over_classes(node: ir.Node, shapes: Shapes) -> bool:
+    """Whether the activation's input is a score table and it normalises over its classes."""
+    source = _first(node)
+    shape = shapes.known(source)
+    if class_count(shape) is None or shape is None:
+        return False
+    if node.op_type == "Sigmoid":
+        return True
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
+    return axis % len(shape) == 1
+
+
+def _first(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    assert value is not None
+    return value
+
+
+def _written(shape: Shape | None) -> str:
+    if shape is None:
+        return "(unknown shape)"
+    sizes = [static(dim) for dim in shape]
+    return "(" + ", ".join("N" if size is None else str(size) for size in sizes) + ")"

@@ -1,0 +1,179 @@
+"""Shapes of all tensors, by probing: inference is run at several concrete input sizes.
+
+A dynamic dimension (the batch, mostly) makes symbolic inference lose track at the first computed
+Reshape. At concrete sizes nothing is lost: a dimension that comes out equal at every probe is
+static, and two dimensions are equal when they agree at every probe. `Dim` is therefore the tuple of
+a dimension's values, one per probe. Values computed from shapes (Reshape targets, slice ends) are
+folded in the same way and are constants when every probe agrees.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+from onnxscript import optimizer
+
+from deepinside.exporters.errors import ClassifierError
+
+__all__ = ["Dim", "Shape", "Shapes", "broadcast", "is_one", "probe_shapes", "static"]
+
+Dim = tuple[int, ...]
+Shape = tuple[Dim, ...]
+
+# Probes differ in every dynamic dimension; primes keep products and sums apart.
+_BATCHES = (3, 5, 3)
+_SPATIAL_STEPS = (0, 0, 32)
+_DEFAULT_SPATIAL = 224
+
+
+def static(dim: Dim) -> int | None:
+    """The dimension's one value, or None when it is dynamic."""
+    return dim[0] if len(set(dim)) == 1 else None
+
+
+def is_one(dim: Dim) -> bool:
+    """Whether the dimension is 1 at every probe."""
+    return set(dim) == {1}
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    """Numpy's broadcasting of shapes, on probed dimensions."""
+    rank = max(len(shape) for shape in shapes)
+    result: list[Dim] = []
+    for axis in range(-rank, 0):
+        dims = [shape[axis] for shape in shapes if len(shape) >= -axis]
+        result.append(next((dim for dim in dims if not is_one(dim)), dims[0]))
+    return tuple(result)
+
+
+class Shapes:
+    """Shapes and constants of the values of one graph; emitted values are added as they come."""
+
+    def __init__(
+        self, shapes: Mapping[str, Shape], constants: Mapping[str, np.ndarray], probes: int
+    ) -> None:
+        self._shapes = dict(shapes)
+        self._constants = dict(constants)
+        self.probes = probes
+
+    def dim(self, size: int) -> Dim:
+        """A static dimension."""
+        return (size,) * self.probes
+
+    def known(self, value: ir.Value) -> Shape | None:
+        """The value's shape, or None when inference could not find it."""
+        if value.name in self._shapes:
+            return self._shapes[value.name]
+        if value.const_value is not None:
+            return tuple(self.dim(size) for size in value.const_value.shape.numpy())
+        return None
+
+    def record(self, value: ir.Value, shape: Shape | None) -> None:
+        """Note the shape of an emitted value."""
+        if shape is not None:
+            assert value.name is not None
+            self._shapes[value.name] = shape
+
+    def constant(self, value: ir.Value | None) -> np.ndarray | None:
+        """The value as an array when it is the same whatever the input, else None."""
+        if value is None:
+            return None
+        if value.const_value is not None and not value.is_graph_input():
+            return value.const_value.numpy()
+        return self._constants.get(value.name or "")
+
+
+def probe_shapes(model: ir.Model) -> Shapes:
+    """Infer the shapes of every value of the main graph at several concrete input sizes.
+
+    Args:
+        model: classifier with inlined functions; left unchanged.
+
+    Raises:
+        ClassifierError: ONNX's strict shape inference rejects the model.
+    """
+    symbolic = any(
+        not isinstance(size, int) for value in model.graph.inputs for size in _sizes(value)
+    )
+    rounds = range(len(_BATCHES)) if symbolic else range(1)
+    inferred = [_infer(model, _BATCHES[i], _SPATIAL_STEPS[i]) for i in rounds]
+    shapes: dict[str, Shape] = {}
+    constants: dict[str, np.ndarray] = {}
+    for name in set.intersection(*(set(found) for found, _ in inferred)):
+        sizes = [found[name] for found, _ in inferred]
+        if len({len(size) for size in sizes}) == 1:
+            shapes[name] = tuple(zip(*sizes, strict=True))
+    for name in set.intersection(*(set(folded) for _, folded in inferred)):
+        arrays = [folded[name] for _, folded in inferred]
+        if all(np.array_equal(arrays[0], other) for other in arrays[1:]):
+            constants[name] = arrays[0]
+    return Shapes(shapes, constants, len(inferred))
+
+
+def _sizes(value: ir.Value) -> tuple[int | ir.SymbolicDim, ...]:
+    return () if value.shape is None else tuple(value.shape.dims)
+
+
+def _infer(
+    model: ir.Model, batch: int, spatial_step: int
+) -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
+    """Shapes and folded small integer values at one concrete input size."""
+    probe = model.clone()
+    for value in probe.graph.inputs:
+        sizes = [
+            size if isinstance(size, int) else (batch if axis == 0 else _DEFAULT_SPATIAL)
+            for axis, size in enumerate(_sizes(value))
+        ]
+        for axis, size in enumerate(_sizes(value)):
+            if axis > 0 and not isinstance(size, int):
+                sizes[axis] += spatial_step
+        if value.shape is not None:
+            value.shape = ir.Shape(sizes)
+    inference = passes.ShapeInferencePass(check_type=True, strict_mode=True, data_prop=True)
+    try:
+        _forget_shapes(probe)
+        inference(probe)
+        if any(node.op_type in ("Shape", "Size") for node in probe.graph):
+            optimizer.fold_constants_ir(probe, should_fold=_folds_to_integers)
+            _forget_shapes(probe)
+            inference(probe)
+    except (onnx.shape_inference.InferenceError, ir.passes.PassError) as error:
+        raise ClassifierError(
+            f"ONNX's shape inference rejects the classifier at batch size {batch}: {error}"
+        ) from error
+    shapes: dict[str, tuple[int, ...]] = {}
+    constants: dict[str, np.ndarray] = {}
+    for value in _values(probe.graph):
+        sizes_found = _sizes(value)
+        if value.shape is not None and all(isinstance(size, int) for size in sizes_found):
+            shapes[str(value.name)] = tuple(int(size) for size in sizes_found)  # type: ignore[arg-type]
+        if value.const_value is not None and value.dtype in _INTEGERS:
+            constants[str(value.name)] = value.const_value.numpy()
+    return shapes, constants
+
+
+_INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
+
+
+def _forget_shapes(model: ir.Model) -> None:
+    """Drop all shapes but the inputs': they may be symbolic, or of another batch size."""
+    for node in model.graph:
+        for output in node.outputs:
+            output.shape = None
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:  # a folded value keeps a stale symbolic shape
+            value.shape = ir.Shape(value.const_value.shape.dims)
+
+
+def _folds_to_integers(node: ir.Node) -> bool | None:
+    """Fold shape arithmetic only: nodes on the way from image to score must keep their names."""
+    return all(output.dtype in _INTEGERS for output in node.outputs)
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    values = list(graph.inputs) + list(graph.initializers.values())
+    for node in graph:
+        values.extend(node.outputs)
+    return values

@@ -1,0 +1,146 @@
+"""Opens a classifier, whatever it is given as, and says which bytes it came from."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError, EncodeError
+
+from deepinside.exporters.errors import ClassifierError
+
+__all__ = ["Source", "open_classifier"]
+
+_PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A classifier as an ONNX graph.
+
+    Attributes:
+        model: the graph; its large tensors may still lie in external files.
+        sha256: hex digest of the ONNX file (and its external data), or of the graph as exported.
+        size: bytes of the same.
+        preprocessing: what the front door knows of the preprocessing, as a contract record.
+    """
+
+    model: ir.Model
+    sha256: str
+    size: int
+    preprocessing: dict[str, Any] | None = None
+
+
+def open_classifier(
+    classifier: Any,
+    *,
+    example_input: Any = None,
+    input_shape: Sequence[int] | None = None,
+    weights: str | Path | None = None,
+    random_weights: bool = False,
+) -> Source:
+    """Open a classifier.
+
+    Args:
+        classifier: path of an .onnx file, an `onnx.ModelProto`, a `torch.nn.Module`, or one of the
+            texts `timm:NAME` and `torch:package.module:factory`.
+        example_input: for a module: a tensor `(N, C, H, W)`.
+        input_shape: for a module without an example input: its shape.
+        weights: for `timm:` and `torch:`: a .safetensors file, or a state dictionary.
+        random_weights: for `timm:`: don't fetch the pretrained weights.
+
+    Raises:
+        ClassifierError: it can't be opened.
+        MissingPackageError: the front door's framework is not installed.
+    """
+    if isinstance(classifier, onnx.ModelProto):
+        return _from_proto(classifier)
+    if isinstance(classifier, (str, Path)):
+        front_door = str(classifier).partition(":")[0]
+        if front_door not in ("timm", "torch"):
+            return _from_file(Path(classifier))
+    # Imported here: a framework is needed by its own front door only.
+    from deepinside.exporters import pytorch
+
+    module, known_shape, preprocessing = pytorch.load(
+        classifier, weights=weights, random_weights=random_weights
+    )
+    model = pytorch.to_onnx(module, example_input, input_shape or known_shape)
+    content = ir.to_proto(model).SerializeToString()
+    return Source(model, hashlib.sha256(content).hexdigest(), len(content), preprocessing)
+
+
+def _from_proto(proto: onnx.ModelProto) -> Source:
+    try:
+        content = proto.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:
+        raise ClassifierError(
+            f"the model can't be serialised ({error}); save it with external data and give the path."
+        ) from error
+    return Source(
+        _deserialise(proto, "the model"), hashlib.sha256(content).hexdigest(), len(content)
+    )
+
+
+def _from_file(path: Path) -> Source:
+    if path.suffix.lower() in _PICKLES:
+        raise ClassifierError(
+            f"{path} is a pickle, which runs code when it is loaded: give the network as "
+            "torch:package.module:factory and this file's state dictionary with --weights."
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ClassifierError(f"can't read the classifier {path}: {error.strerror}.") from error
+    try:
+        proto = onnx.ModelProto.FromString(content)
+    except DecodeError as error:
+        raise ClassifierError(
+            f"{path} is not an ONNX file, or is cut off ({len(content)} bytes)."
+        ) from error
+    if not proto.graph.node:
+        raise ClassifierError(f"{path} is not an ONNX file, or holds an empty graph.")
+    digest, size = hashlib.sha256(content), len(content)
+    model = _deserialise(proto, str(path))
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    for data in _external_files(model, path):
+        with data.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+        size += data.stat().st_size
+    return Source(model, digest.hexdigest(), size)
+
+
+def _deserialise(proto: onnx.ModelProto, name: str) -> ir.Model:
+    try:
+        return ir.from_proto(proto)
+    except (ir.serde.SerdeError, ValueError, KeyError, TypeError) as error:
+        raise ClassifierError(f"{name} is not a valid ONNX model: {error}") from error
+
+
+def _external_files(model: ir.Model, path: Path) -> list[Path]:
+    """The files with external weights: all there, and none outside the model's own folder."""
+    folder = path.parent.resolve()
+    found: dict[str, Path] = {}
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        location = str(tensor.location)
+        if location in found:
+            continue
+        target = (folder / location).resolve()
+        if not target.is_relative_to(folder):
+            raise ClassifierError(
+                f"{path} keeps the weights {value.name!r} outside its own folder ({location!r}), "
+                "which is refused."
+            )
+        if not target.is_file():
+            raise ClassifierError(
+                f"{path} keeps the weights {value.name!r} in {location!r}, which is missing: put "
+                "that file beside it."
+            )
+        found[location] = target
+    return list(found.values())

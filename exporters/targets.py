@@ -1,0 +1,66 @@
+"""The target class in the graph: its index, its score, and the seed of the backward pass."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from deepinside.exporters.builder import Builder
+from deepinside.exporters.errors import ExportError
+
+__all__ = ["Target", "add_target_input", "select_target"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the graph knows of the explained class.
+
+    Attributes:
+        index: int64 `(N,)`.
+        score: `(N,)`, the entry of the score table.
+        seed: `(N, K)`, 1 at the target: the cotangent of the score table.
+    """
+
+    index: ir.Value
+    score: ir.Value
+    seed: ir.Value
+
+
+def add_target_input(op: Builder, name: str, *, optional: bool) -> ir.Value:
+    """Append the int64 input `(T,)`; an optional one has the default `[-1]`."""
+    value = ir.Value(name=name, shape=ir.Shape(["T"]), type=ir.TensorType(ir.DataType.INT64))
+    if optional:
+        value.const_value = ir.tensor(np.array([-1], dtype=np.int64), name=name)
+        op.graph.initializers[name] = value
+    op.graph.inputs.append(value)
+    return value
+
+
+def select_target(op: Builder, table: ir.Value, classes: int, target: ir.Value | int) -> Target:
+    """Resolve the target against the score table.
+
+    Args:
+        op: builder of the graph.
+        table: scores `(N, K)`.
+        classes: K.
+        target: the target input (negative: top-1), or a fixed index.
+
+    Raises:
+        ExportError: a fixed index is not a class.
+    """
+    if isinstance(target, int):
+        if not 0 <= target < classes:
+            raise ExportError(
+                f"the fixed target {target} is not a class; there are 0 to {classes - 1}."
+            )
+        index = op.Expand([target], op.Gather(op.Shape(table), [0], axis=0))
+    else:
+        # Negative means top-1, also for a classifier's client that passes no target at all.
+        top = op.ArgMax(table, axis=1, keepdims=0)
+        index = op.Where(op.Less(target, 0), top, target)
+    column = op.Unsqueeze(index, [1])
+    score = op.Squeeze(op.GatherElements(table, column, axis=1), [1])
+    # Not OneHot: it leaves the device on several runtimes.
+    seed = op.mask(op.Equal(column, np.arange(classes)[None, :]), table)
+    op.shapes.record(seed, op.shapes.known(table))
+    return Target(index, score, seed)
