@@ -71,7 +71,8 @@ class Builder:
         )
         for index, output in enumerate(node.outputs):
             output.name = str(node.name) if outputs == 1 else f"{node.name}:{index}"
-            output.dtype = self._dtype(operator, values, attributes)
+            if (found := self._dtype(operator, values, attributes)) is not None:
+                output.dtype = found
         if operator in _ELEMENTWISE:
             known = [self.shapes.known(value) for value in values if value is not None]
             if all(shape is not None for shape in known):
@@ -128,7 +129,7 @@ class Builder:
         return result
 
     def reshape_like(self, x: ir.Value, like: ir.Value) -> ir.Value:
-        """X with the shape of `like`; the target is a constant where at most one axis is dynamic."""
+        """X with the shape of `like`: a constant target where at most one axis is dynamic."""
         shape = self.shapes.known(like)
         result = self.Reshape(x, self.Shape(like) if shape is None else self._target(shape, like))
         self.shapes.record(result, shape)
@@ -160,7 +161,7 @@ class Builder:
     def pad(
         self, x: ir.Value, axis: int, before: int, after: int, rank: int, value: float = 0.0
     ) -> ir.Value:
-        """X with constants added before and after one axis; x itself when there is nothing to add."""
+        """X with constants added before and after one axis; x itself when none are."""
         if before == after == 0:
             return x
         pads = [0] * (2 * rank)

@@ -1,5 +1,6 @@
-"""The contract of exported files: names of the parts and metadata. docs/file-contract.md says it
-in words; the engine reads it.
+"""The contract of exported files: names of the parts, and metadata.
+
+docs/file-contract.md says it in words; the engine reads it.
 """
 
 import json
@@ -61,8 +62,8 @@ def metadata(
 ) -> dict[str, str]:
     """The contract's metadata properties, keys with their prefix.
 
-    Args:
-        others: keys that one task has, e.g. `target_input="optional"`.
+    Arguments are the values of docs/file-contract.md's table; `others` are keys that only one task
+    has, e.g. `target_input="optional"`.
 
     Raises:
         ExportError: labels or preprocessing do not fit.
@@ -106,7 +107,8 @@ def check_record(record: Mapping[str, Any]) -> dict[str, Any]:
     for key, choices in _CHOICES.items():
         if record[key] not in choices:
             raise ExportError(
-                f"the preprocessing record's {key} is {record[key]!r}; possible: {', '.join(choices)}."
+                f"the preprocessing record's {key} is {record[key]!r}; possible: "
+                f"{', '.join(choices)}."
             )
     channels = 1 if record["channel_order"] == "L" else 3
     for key, length in {"mean": channels, "std": channels, "input_size": 2}.items():
@@ -121,6 +123,7 @@ def check_record(record: Mapping[str, Any]) -> dict[str, Any]:
         raise ExportError("the preprocessing record's std must not be 0.")
     if (record["resize"] == "shorter-side") != (record["resize_size"] is not None):
         raise ExportError(
-            "the preprocessing record's resize_size goes with resize 'shorter-side', and only with it."
+            "the preprocessing record needs a resize_size with resize 'shorter-side', and null "
+            "otherwise."
         )
     return dict(record)

@@ -4,6 +4,8 @@ The sweep looks up a rule for every node on the way, calls it, undoes broadcasti
 cotangents of tensors that are used more than once. Rules know nothing of all that.
 """
 
+from collections.abc import Sequence
+
 import onnx
 import onnx_ir as ir
 
@@ -141,7 +143,7 @@ def _takes_compact(
     op: Builder,
     rule: Rule,
     forward: ForwardNode,
-    targets: list[tuple[int, ir.Value | None]],
+    targets: Sequence[tuple[int, ir.Value | None]],
     g: ir.Value,
 ) -> bool:
     """Whether the rule can work on g as it is: not when a sum over its broadcast axes follows."""

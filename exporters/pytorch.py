@@ -2,7 +2,9 @@
 
 import importlib
 import logging
+import pickle
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +30,7 @@ def load(
     """Turn `timm:NAME`, `torch:package.module:factory` or a module into a module in eval mode.
 
     Returns:
-        The module; the shape `(1, C, H, W)` of its input where known; its preprocessing where known.
+        The module; the shape `(1, C, H, W)` of its input and its preprocessing, where known.
 
     Raises:
         MissingPackageError: torch or timm is not installed.
@@ -79,47 +81,35 @@ def to_onnx(
 
 
 def _export(torch: Any, module: "torch.nn.Module", example_input: Any) -> ir.Model:
-    import warnings
-
+    """PyTorch's exporter, else its TorchScript one."""
+    failures = (torch.onnx.OnnxExporterError, RuntimeError, ValueError)
+    names = {"input_names": ["image"], "output_names": ["scores"], "opset_version": _OPSET}
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # the exporters' own deprecations are not the user's
+        batch = ({0: torch.export.Dim("N")},)
         try:
             program = torch.onnx.export(
-                module,
-                (example_input,),
-                dynamo=True,
-                opset_version=_OPSET,
-                input_names=["image"],
-                output_names=["scores"],
-                dynamic_shapes=({0: torch.export.Dim("N")},),
-                verbose=False,
+                module, (example_input,), dynamo=True, dynamic_shapes=batch, verbose=False, **names
             )
+        except failures as error:
+            first = error
+        else:
             model: ir.Model = program.model
             return model
-        except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as first:
-            _log.info("PyTorch's exporter failed (%s); trying its TorchScript exporter", first)
-            path = Path(folder) / "classifier.onnx"
-            try:
-                torch.onnx.export(
-                    module,
-                    (example_input,),
-                    str(path),
-                    dynamo=False,
-                    opset_version=_OPSET,
-                    input_names=["image"],
-                    output_names=["scores"],
-                    dynamic_axes={"image": {0: "N"}, "scores": {0: "N"}},
-                )
-            except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as second:
-                raise ClassifierError(
-                    f"neither of PyTorch's ONNX exporters can export the module: {first}; {second}"
-                ) from second
-            model = ir.load(path)
-            for value in model.graph.initializers.values():
-                if isinstance(value.const_value, ir.ExternalTensor):
-                    # The folder is about to go.
-                    value.const_value = ir.Tensor(value.const_value.numpy().copy())
-            return model
+        _log.info("PyTorch's exporter failed (%s); trying its TorchScript exporter", first)
+        path = Path(folder) / "classifier.onnx"
+        axes = {"image": {0: "N"}, "scores": {0: "N"}}
+        try:
+            torch.onnx.export(
+                module, (example_input,), str(path), dynamo=False, dynamic_axes=axes, **names
+            )
+        except failures as error:
+            raise ClassifierError(
+                f"neither of PyTorch's ONNX exporters can export the module: {first}; {error}"
+            ) from error
+        model = ir.load(path)
+        ir.external_data.load_to_model(model)  # the folder is about to go
+        return model
 
 
 def _from_timm(
@@ -134,8 +124,8 @@ def _from_timm(
         module = timm.create_model(name, pretrained=pretrained)
     except (OSError, RuntimeError, ValueError) as error:
         raise ClassifierError(
-            f"timm can't load the pretrained weights of {name!r} ({error}); give them with --weights "
-            "FILE, or ask for an untrained network with --random-weights."
+            f"timm can't load the pretrained weights of {name!r} ({error}); give them with "
+            "--weights FILE, or ask for an untrained network with --random-weights."
         ) from error
     _load_weights(module, weights)
     config = timm.data.resolve_model_data_config(module)
@@ -187,8 +177,6 @@ def _load_weights(module: "torch.nn.Module", weights: str | Path | None) -> None
     path = Path(weights)
     if not path.is_file():
         raise ClassifierError(f"there is no weights file {path}.")
-    import pickle
-
     try:
         if path.suffix == ".safetensors":
             state = _require("safetensors.torch", "timm").load_file(path)

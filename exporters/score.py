@@ -64,7 +64,8 @@ def find_scores(graph: ir.Graph, shapes: Shapes, score_output: str | None = None
             f"{output.name!r} has shape {_written(shapes.known(output))}, not (N, K) with a fixed "
             "number of classes K; name another tensor with --score-output."
         )
-    tensor, activation, passed = output, "none", list[str]()
+    tensor, passed = output, list[str]()
+    activation: Activation = "none"
     value: ir.Value | None = output
     while value is not None and (node := value.producer()) is not None:
         if node.op_type in _ACTIVATIONS and node.domain == "" and _over_classes(node, shapes):

@@ -164,7 +164,7 @@ def _forget_shapes(model: ir.Model) -> None:
             output.shape = None
     for value in model.graph.initializers.values():
         if value.const_value is not None:  # a folded value keeps a stale symbolic shape
-            value.shape = ir.Shape(value.const_value.shape.dims)
+            value.shape = ir.Shape(value.const_value.shape.numpy())
 
 
 def _folds_to_integers(node: ir.Node) -> bool | None:

@@ -78,7 +78,8 @@ def _from_proto(proto: onnx.ModelProto) -> Source:
         content = proto.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
         raise ClassifierError(
-            f"the model can't be serialised ({error}); save it with external data and give the path."
+            f"the model can't be serialised ({error}); save it with external data and give its "
+            "path."
         ) from error
     return Source(
         _deserialise(proto, "the model"), hashlib.sha256(content).hexdigest(), len(content)

@@ -1,6 +1,8 @@
-"""Activation functions. Masks are taken from the output where that is equivalent, so that a
-runtime can still fuse the activation into the layer before it; Cast(Greater) and Mul rather than
-Where, which is several times slower on CPUs. At kinks the choice is PyTorch's.
+"""Activation functions; at kinks the choice is PyTorch's.
+
+Masks are taken from the output where that is equivalent, so that a runtime can still fuse the
+activation into the layer before it; Cast(Greater) and Mul rather than Where, which is several times
+slower on CPUs.
 """
 
 import math

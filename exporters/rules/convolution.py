@@ -1,8 +1,7 @@
-"""Conv. Its input gradient is where the time of a backward pass goes; docs/design.md says which
-form was chosen for which layer, and why.
+"""Conv, whose input gradient is where the time of a backward pass goes.
 
-The weights are rearranged by operators on the stored initializer, which runtimes fold at load time:
-the file holds them once.
+docs/design.md says which form was chosen for which layer, and why. The weights are rearranged by
+operators on the stored initializer, which runtimes fold at load time: the file holds them once.
 """
 
 import onnx_ir as ir

@@ -11,9 +11,9 @@ __all__: list[str] = []
 
 @vjp("Gemm", 13)
 def gemm(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
-    """Y = alpha A' B' + beta C with A' = A or A^T: dA' = alpha g B'^T, dB' = alpha A'^T g, dC = beta g.
+    """DA' = alpha g B'^T, dB' = alpha A'^T g, dC = beta g for Y = alpha A' B' + beta C.
 
-    A': [m, k], B': [k, n], g: [m, n].
+    A': [m, k] is A or A^T, B': [k, n] is B or B^T, g: [m, n].
     """
     a, b = node.inputs[:2]
     alpha, beta = float(node.attribute("alpha")), float(node.attribute("beta"))
@@ -29,12 +29,7 @@ def gemm(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
             return op.Gemm(g, a, alpha=alpha, transA=1, transB=trans_a)
         return op.Gemm(a, g, alpha=alpha, transA=1 - trans_a)
 
-    def bias() -> ir.Value:
-        result = op.Mul(g, beta)
-        op.shapes.record(result, node.shape(node.y))  # C was broadcast: the sweep sums
-        return result
-
-    return left, right, bias
+    return left, right, lambda: op.Mul(g, beta)
 
 
 @vjp("MatMul", 13)

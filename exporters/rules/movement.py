@@ -154,7 +154,7 @@ def pad(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
 def _put_back(
     g: ir.Value, origin: np.ndarray, axis: int, size: int, rank: int, op: Builder
 ) -> ir.Value:
-    """The transpose of `take(origin)` along an axis: position i collects all g[j] with origin[j] = i.
+    """The transpose of `take(origin)` along an axis: i collects all g[j] with origin[j] = i.
 
     One Gather per multiplicity, from g with a zero appended; no scatter, which rounds in any order
     on GPUs and is missing from some runtimes.

@@ -117,7 +117,7 @@ def _reduced_axes(node: ForwardNode) -> list[int]:
 
 
 def _restore_axes(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
-    """G with the reduced axes back at length 1; the sweep knows that it stands for its broadcast."""
+    """G with the reduced axes back at length 1; to the sweep it stands for its broadcast."""
     axes = _reduced_axes(node)
     restored = g
     if axes and not int(node.attribute("keepdims")):

@@ -203,4 +203,4 @@ def _spread(
 def _lowest(value: ir.Value) -> float:
     """The lowest finite number of the value's type."""
     assert value.dtype is not None
-    return float(ml_dtypes.finfo(value.dtype.numpy()).min)
+    return float(ml_dtypes.finfo(value.dtype.numpy()).min)  # type: ignore[no-untyped-call]
