@@ -16,7 +16,7 @@ from deepinside.exporters.finish import finish
 from deepinside.exporters.gradient import backpropagate
 from deepinside.exporters.image import ImageInput, Layout, find_image
 from deepinside.exporters.prepare import prepare
-from deepinside.exporters.registry import ReluMode
+from deepinside.exporters.registry import ReluMode, find_rule
 from deepinside.exporters.score import ClassScores, ScoreKind, find_scores, score_table
 from deepinside.exporters.shapes import probe_shapes
 from deepinside.exporters.source import Source, open_classifier
@@ -229,8 +229,12 @@ class _Stage:
         model = prepare(source.model)
         image = find_image(model.graph, graph_options.image_input, graph_options.layout)
         shapes = probe_shapes(model)
+        opset = model.graph.opset_imports[""]
+        for node in model.graph:
+            if node.domain and any(shapes.known(output) is None for output in node.outputs):
+                find_rule(node, opset)  # complains: what follows a foreign operator is unknown
         scores = find_scores(model.graph, shapes, graph_options.score_output)
-        op = Builder(model.graph, model.graph.opset_imports[""], shapes)
+        op = Builder(model.graph, opset, shapes)
         return cls(source, model, op, image, scores, graph_options, nodes_before)
 
     def free_names(self, parts: Sequence[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from deepinside.exporters.registry import OPSET_FLOOR
 __all__ = ["prepare"]
 
 # Larger constants are weights, and stay as they are stored.
-_FOLDED_ELEMENTS = 1024
+_SMALL = 1024
 
 
 def prepare(model: ir.Model) -> ir.Model:
@@ -35,6 +35,10 @@ def prepare(model: ir.Model) -> ir.Model:
             f"the classifier uses opset {opset}, and the installed onnx {onnx.__version__} knows "
             f"opsets up to {onnx.defs.onnx_opset_version()}: upgrade the package onnx."
         )
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor) and value.const_value.size <= _SMALL:
+            # Shape inference reads small constants, and can't in another file.
+            value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
     if opset < OPSET_FLOOR:
         model = _convert_up(model, opset)
     ir.passes.Sequential(
@@ -43,9 +47,7 @@ def prepare(model: ir.Model) -> ir.Model:
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.RemoveUnusedNodesPass(),
     )(model)
-    optimizer.fold_constants_ir(
-        model, input_size_limit=_FOLDED_ELEMENTS, output_size_limit=_FOLDED_ELEMENTS
-    )
+    optimizer.fold_constants_ir(model, input_size_limit=_SMALL, output_size_limit=_SMALL)
     RewriteRuleSet([fuse_batchnorm_into_conv_rule]).apply_to_model(model)
     ir.passes.Sequential(
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),

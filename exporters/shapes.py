@@ -12,7 +12,6 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
 from deepinside.exporters.errors import ClassifierError
@@ -26,6 +25,8 @@ Shape = tuple[Dim, ...]
 _BATCHES = (3, 5, 3)
 _SPATIAL_STEPS = (0, 0, 32)
 _DEFAULT_SPATIAL = 224
+# Larger constants are weights, smaller ones may be shapes.
+_WEIGHT_ELEMENTS = 1024
 
 
 def static(dim: Dim) -> int | None:
@@ -89,7 +90,7 @@ def probe_shapes(model: ir.Model) -> Shapes:
     """Infer the shapes of every value of the main graph at several concrete input sizes.
 
     Args:
-        model: classifier with inlined functions; left unchanged.
+        model: classifier with inlined functions; missing element types are filled in.
 
     Raises:
         ClassifierError: ONNX's strict shape inference rejects the model.
@@ -98,7 +99,12 @@ def probe_shapes(model: ir.Model) -> Shapes:
         not isinstance(size, int) for value in model.graph.inputs for size in _sizes(value)
     )
     rounds = range(len(_BATCHES)) if symbolic else range(1)
-    inferred = [_infer(model, _BATCHES[i], _SPATIAL_STEPS[i]) for i in rounds]
+    probes = [_infer(model, _BATCHES[i], _SPATIAL_STEPS[i]) for i in rounds]
+    inferred = [_read(probe) for probe in probes]
+    types = {value.name: value.dtype for value in _values(probes[0].graph)}
+    for value in _values(model.graph):
+        if value.dtype is None and (dtype := types.get(value.name)) is not None:
+            value.dtype = dtype
     shapes: dict[str, Shape] = {}
     constants: dict[str, np.ndarray] = {}
     for name in set.intersection(*(set(found) for found, _ in inferred)):
@@ -116,10 +122,8 @@ def _sizes(value: ir.Value) -> tuple[int | ir.SymbolicDim, ...]:
     return () if value.shape is None else tuple(value.shape.dims)
 
 
-def _infer(
-    model: ir.Model, batch: int, spatial_step: int
-) -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
-    """Shapes and folded small integer values at one concrete input size."""
+def _infer(model: ir.Model, batch: int, spatial_step: int) -> ir.Model:
+    """A copy with shapes inferred, and shape arithmetic folded, at one concrete input size."""
     probe = model.clone()
     for value in probe.graph.inputs:
         sizes = [
@@ -131,18 +135,44 @@ def _infer(
                 sizes[axis] += spatial_step
         if value.shape is not None:
             value.shape = ir.Shape(sizes)
-    inference = passes.ShapeInferencePass(check_type=True, strict_mode=True, data_prop=True)
+    for value in list(probe.graph.initializers.values()):
+        # Weights matter by their shape only: as inputs they are neither copied nor folded.
+        if value.const_value is not None and value.const_value.size > _WEIGHT_ELEMENTS:
+            value.shape = ir.Shape(value.const_value.shape.numpy())
+            value.dtype = value.const_value.dtype
+            value.const_value = None
+            del probe.graph.initializers[value.name or ""]
+            probe.graph.inputs.append(value)
     try:
-        _forget_shapes(probe)
-        inference(probe)
+        probe = _infer_once(probe)
         if any(node.op_type in ("Shape", "Size") for node in probe.graph):
             optimizer.fold_constants_ir(probe, should_fold=_folds_to_integers)
-            _forget_shapes(probe)
-            inference(probe)
-    except (onnx.shape_inference.InferenceError, ir.passes.PassError) as error:
+            probe = _infer_once(probe)
+    except onnx.shape_inference.InferenceError as error:
+        reason = " ".join(str(error).split())
         raise ClassifierError(
-            f"ONNX's shape inference rejects the classifier at batch size {batch}: {error}"
+            f"ONNX's shape inference rejects the classifier at batch size {batch}: {reason}"
         ) from error
+    return probe
+
+
+def _infer_once(probe: ir.Model) -> ir.Model:
+    """ONNX's own strict inference, from the inputs' shapes alone."""
+    for node in probe.graph:
+        for output in node.outputs:
+            output.shape = None  # what the file says may be symbolic, or of another batch size
+    for value in probe.graph.initializers.values():
+        if value.const_value is not None:  # a folded value keeps a stale symbolic shape
+            value.shape = ir.Shape(value.const_value.shape.numpy())
+    return ir.from_proto(
+        onnx.shape_inference.infer_shapes(
+            ir.to_proto(probe), check_type=True, strict_mode=True, data_prop=True
+        )
+    )
+
+
+def _read(probe: ir.Model) -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
+    """Shapes and constant integers by name."""
     shapes: dict[str, tuple[int, ...]] = {}
     constants: dict[str, np.ndarray] = {}
     for value in _values(probe.graph):
@@ -155,16 +185,6 @@ def _infer(
 
 
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
-
-
-def _forget_shapes(model: ir.Model) -> None:
-    """Drop all shapes but the inputs': they may be symbolic, or of another batch size."""
-    for node in model.graph:
-        for output in node.outputs:
-            output.shape = None
-    for value in model.graph.initializers.values():
-        if value.const_value is not None:  # a folded value keeps a stale symbolic shape
-            value.shape = ir.Shape(value.const_value.shape.numpy())
 
 
 def _folds_to_integers(node: ir.Node) -> bool | None:

@@ -31,6 +31,10 @@ def conv(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     group = int(node.attribute("group"))
     spatial = windows(node, tuple(shape[2:]))
     channels = shape[1] * group
+    if node.size(node.x, 1) != channels:
+        raise node.error(
+            f"its input has {node.size(node.x, 1)} channels and its weights expect {channels}."
+        )
 
     def input_gradient() -> ir.Value:
         if group == 1 and _are_patches(spatial):
