@@ -181,7 +181,9 @@ class Builder:
         if len(known) == len(sizes):
             return float(np.prod(known))
         picked = self.Gather(self.Shape(x), list(axes), axis=0)
-        return self.Cast(self.reduce("ReduceProd", picked, [0], keepdims=False), to=x.dtype)
+        result = self.Cast(self.reduce("ReduceProd", picked, [0], keepdims=False), to=x.dtype)
+        self.shapes.record(result, ())
+        return result
 
     def _target(self, shape: Shape, like: ir.Value) -> list[int] | ir.Value:
         sizes = [static(dim) for dim in shape]

@@ -23,7 +23,8 @@ class Source:
 
     Attributes:
         model: the graph; its large tensors may still lie in external files.
-        sha256: hex digest of the ONNX file (and its external data), or of the graph as exported.
+        sha256: hex digest of the ONNX file (with external data: of the digests of all its files),
+            or of the graph as exported.
         size: bytes of the same.
         preprocessing: what the front door knows of the preprocessing, as a contract record.
     """
@@ -104,14 +105,17 @@ def _from_file(path: Path) -> Source:
         ) from error
     if not proto.graph.node:
         raise ClassifierError(f"{path} is not an ONNX file, or holds an empty graph.")
-    digest, size = hashlib.sha256(content), len(content)
+    digests, size = [hashlib.sha256(content)], len(content)
     model = _deserialise(proto, str(path))
     ir.external_data.set_base_dir(model.graph, path.parent)
     for data in _external_files(model, path):
         with data.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+            digests.append(hashlib.file_digest(file, "sha256"))
         size += data.stat().st_size
-    return Source(model, digest.hexdigest(), size)
+    whole = digests[0]
+    if len(digests) > 1:
+        whole = hashlib.sha256(b"".join(digest.digest() for digest in digests))
+    return Source(model, whole.hexdigest(), size)
 
 
 def _deserialise(proto: onnx.ModelProto, name: str) -> ir.Model:
@@ -144,4 +148,4 @@ def _external_files(model: ir.Model, path: Path) -> list[Path]:
                 "that file beside it."
             )
         found[location] = target
-    return list(found.values())
+    return sorted(found.values())

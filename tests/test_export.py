@@ -290,7 +290,9 @@ def test_metadata_is_complete(tmp_path: Path) -> None:
 def test_weights_in_external_files(tmp_path: Path) -> None:
     model = classifier()
     path = tmp_path / "classifier.onnx"
-    onnx.save(classifier(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    onnx.save(
+        classifier(), path, save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
     report = export_saliency(path, tmp_path / "out" / "s.onnx")
     pixels = _pixels(2)
     index, gradient = session(report.path).run(["target_index", "gradient"], {"image": pixels})
@@ -495,3 +497,21 @@ def test_score_output_can_name_any_tensor(tmp_path: Path) -> None:
     np.testing.assert_allclose(gradient, _closed_form(model, pixels, index), atol=1e-6)
     with pytest.raises(ScoreError, match="no tensor 'absent'; its outputs are: 'logits'"):
         export_saliency(model, tmp_path / "s.onnx", score_output="absent")
+
+
+def test_a_large_model_is_written_with_a_data_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepinside.exporters.finish._SINGLE_FILE_LIMIT", 100)
+    report = export_saliency(classifier(), tmp_path / "s.onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.onnx", "s.onnx.data"]
+    assert report.size_after == sum(path.stat().st_size for path in tmp_path.iterdir())
+    pixels = _pixels(2)
+    index, gradient = session(report.path).run(["target_index", "gradient"], {"image": pixels})
+    np.testing.assert_allclose(gradient, _closed_form(classifier(), pixels, index), atol=1e-6)
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ExportError, match="can't write"):
+        export_saliency(classifier(), tmp_path / "file" / "s.onnx")

@@ -62,7 +62,8 @@ def pow_(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
             if p in (0.0, 1.0):
                 return op.Mul(g, p)
             return op.Mul(g, op.Mul(x if p == 2.0 else op.Pow(x, p - 1.0), p))
-        return op.Mul(g, op.Mul(exponent, op.Pow(x, op.Sub(exponent, 1.0))))
+        step = op.mask(op.Not(op.Equal(exponent, 0.0)), exponent)  # X^0 is flat, at X = 0 too
+        return op.Mul(g, op.Mul(exponent, op.Pow(x, op.Sub(exponent, step))))
 
     def power() -> ir.Value:
         zero = op.mask(op.Equal(x, 0.0), x)

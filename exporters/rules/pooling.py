@@ -28,6 +28,8 @@ def max_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
         node.size(node.x, w.axis)
     stages = [node.x]
     moving = [w for w in spatial if not w.is_trivial]
+    if not moving:
+        return g
     for w in moving[:0:-1]:
         stages.append(_pool_along(stages[-1], w, spatial, node, op))
     stages.append(node.y)

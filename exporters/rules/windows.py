@@ -53,6 +53,15 @@ class Window:
             and self.size == self.count * self.kernel
         )
 
+    @property
+    def ends_in_padding(self) -> bool:
+        """The last window starts behind the input's end."""
+        return (
+            self.size is not None
+            and self.count is not None
+            and (self.count - 1) * self.stride >= self.before + self.size
+        )
+
 
 def windows(node: ForwardNode, kernel: tuple[int, ...]) -> list[Window]:
     """The node's windows, one per spatial axis.
@@ -62,7 +71,8 @@ def windows(node: ForwardNode, kernel: tuple[int, ...]) -> list[Window]:
         kernel: kernel size per spatial axis.
 
     Raises:
-        GradientError: auto_pad SAME on an axis of dynamic size.
+        GradientError: auto_pad SAME on an axis of dynamic size, or a last window of ceil_mode
+            that covers nothing but padding.
     """
     rank = len(kernel)
     strides = node.attribute("strides") or [1] * rank
@@ -84,16 +94,21 @@ def windows(node: ForwardNode, kernel: tuple[int, ...]) -> list[Window]:
             before, after = (
                 (small, total - small) if mode == "SAME_UPPER" else (total - small, small)
             )
-        found.append(
-            Window(
-                axis=axis,
-                kernel=kernel[i],
-                stride=strides[i],
-                dilation=dilations[i],
-                before=before,
-                after=after,
-                size=static(node.dim(node.x, axis)),
-                count=static(node.dim(node.y, axis)),
-            )
+        window = Window(
+            axis=axis,
+            kernel=kernel[i],
+            stride=strides[i],
+            dilation=dilations[i],
+            before=before,
+            after=after,
+            size=static(node.dim(node.x, axis)),
+            count=static(node.dim(node.y, axis)),
         )
+        if node.attribute("ceil_mode", 0) and window.ends_in_padding:
+            raise node.error(
+                f"with ceil_mode its last window along axis {axis} covers nothing but padding; "
+                "ONNX's shape inference counts that window before opset 22, and ONNX Runtime does "
+                "not. Export the classifier with ceil_mode off, or at opset 22."
+            )
+        found.append(window)
     return found
