@@ -83,7 +83,7 @@ class Builder:
     def constant(self, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
         """An initializer with this value; equal ones are stored once."""
         kind = ir.DataType.from_numpy(array.dtype) if dtype is None else dtype
-        cast = np.ascontiguousarray(array.astype(kind.numpy()))
+        cast = np.asarray(array, dtype=kind.numpy(), order="C")  # scalars stay scalars
         key = (kind, cast.shape, cast.tobytes())
         if key not in self._constants:
             name = self._unique("deepinside/constant")
