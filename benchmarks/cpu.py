@@ -1,0 +1,291 @@
+"""Times the input gradient on a CPU: ONNX Runtime on our files beside PyTorch, in one run.
+
+    python benchmarks/cpu.py [--timm resnet50 ...] [--batch 1 8] [--rounds 20]
+
+Needs the extra `dev` and, for the embedded classifier's PyTorch twin, the packages named in
+models/convert.py. A round runs every case once, one after the other, so that a busy moment of the
+machine hits all alike; the medians' ratios carry over to other machines, milliseconds do not.
+Prints a table and writes benchmarks/results/*.json.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from deepinside import models
+from deepinside.exporters import export_saliency
+
+RESULTS = Path(__file__).with_name("results")
+PACKAGES = ("deepinside", "numpy", "onnx", "onnxruntime", "onnxscript", "timm", "torch")
+WARM_UP_ROUNDS = 3
+BASELINE = "onnxruntime: forward"
+
+Case = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier in its three forms, with the same weights.
+
+    Attributes:
+        name: as printed.
+        module: the PyTorch network in inference mode, its parameters frozen.
+        classifier: its ONNX file.
+        saliency: the file exported from that.
+        image_size: height and width of the input.
+    """
+
+    name: str
+    module: Any
+    classifier: Path
+    saliency: Path
+    image_size: int
+
+
+def embedded(folder: Path) -> Network:
+    """The embedded EfficientNet-Lite0; PyTorch runs the network its weights were taken from."""
+    from deepinside.models import convert
+
+    saliency = folder / "embedded.saliency.onnx"
+    export_saliency(models.default_classifier(), saliency)
+    module = convert.load_network().requires_grad_(False)
+    name = "efficientnet-lite0 (embedded)"
+    return Network(name, module, models.default_classifier(), saliency, convert.IMAGE_SIZE)
+
+
+def from_timm(name: str, folder: Path) -> Network:
+    """A timm network with random weights."""
+    import timm
+    import torch
+
+    module = timm.create_model(name, pretrained=False).eval().requires_grad_(False)
+    size = timm.data.resolve_model_data_config(module)["input_size"][-1]
+    classifier, saliency = folder / f"{name}.onnx", folder / f"{name}.saliency.onnx"
+    torch.onnx.export(
+        module,
+        (torch.randn(2, 3, size, size),),
+        classifier,
+        input_names=["image"],
+        output_names=["logits"],
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("N")},),
+        external_data=False,
+        verbose=False,
+    )
+    export_saliency(classifier, saliency)
+    return Network(f"timm {name} (random weights)", module, classifier, saliency, size)
+
+
+def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Opens a file with a pool that sleeps while others compute."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def torch_gradient(module: Any, image: Any) -> tuple[Any, Any]:
+    """PyTorch's logits and the gradient of each image's top-1 logit."""
+    image.requires_grad_(True)
+    image.grad = None
+    logits = module(image)
+    logits.amax(dim=1).sum().backward()
+    return logits.detach(), image.grad
+
+
+def cases(network: Network, batch: int, threads: int) -> tuple[dict[str, Case], dict[str, float]]:
+    """Builds the cases to time, and how far ours and PyTorch's results are apart."""
+    import torch
+
+    random = np.random.default_rng(0)
+    shape = (batch, 3, network.image_size, network.image_size)
+    image = random.standard_normal(shape, dtype=np.float32)
+    tensor, leaf = torch.from_numpy(image), torch.from_numpy(image.copy())
+    forward = open_session(network.classifier, threads)
+    saliency = open_session(network.saliency, threads)
+    feed = {forward.get_inputs()[0].name: image}
+
+    def torch_forward() -> Any:
+        with torch.no_grad():
+            return network.module(tensor)
+
+    timed: dict[str, Case] = {
+        BASELINE: lambda: forward.run(None, feed),
+        "onnxruntime: our file, all outputs": lambda: saliency.run(None, feed),
+        "onnxruntime: our file, saliency only": lambda: saliency.run(["saliency"], feed),
+        "pytorch: forward": torch_forward,
+        "pytorch: forward + input gradient": lambda: torch_gradient(network.module, leaf),
+    }
+    ours = np.asarray(saliency.run(["gradient"], feed)[0], np.float64)
+    theirs = np.asarray(torch_gradient(network.module, leaf)[1].numpy(), np.float64)
+    return timed, {
+        "gradient_cosine": float(
+            (ours * theirs).sum() / (np.linalg.norm(ours) * np.linalg.norm(theirs))
+        ),
+        "gradient_difference_over_maximum": float(
+            np.abs(ours - theirs).max() / np.abs(theirs).max()
+        ),
+    }
+
+
+def time_rounds(timed: dict[str, Case], rounds: int) -> dict[str, list[float]]:
+    """Returns each case's milliseconds, one per round."""
+    milliseconds: dict[str, list[float]] = {name: [] for name in timed}
+    for number in range(WARM_UP_ROUNDS + rounds):
+        for name, case in timed.items():
+            started = time.perf_counter()
+            case()
+            elapsed = 1000 * (time.perf_counter() - started)
+            if number >= WARM_UP_ROUNDS:
+                milliseconds[name].append(elapsed)
+    return milliseconds
+
+
+def measure(network: Network, batch: int, rounds: int, threads: int) -> dict[str, Any]:
+    """Measures one network at one batch size."""
+    timed, agreement = cases(network, batch, threads)
+    results = {}
+    milliseconds = time_rounds(timed, rounds)
+    baseline = statistics.median(milliseconds[BASELINE])
+    for name, values in milliseconds.items():
+        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+        results[name] = {
+            "median_ms": round(middle, 3),
+            "quartiles_ms": [round(low, 3), round(high, 3)],
+            "times_forward": round(middle / baseline, 2),
+        }
+    return {
+        "network": network.name,
+        "batch": batch,
+        "classifier_bytes": network.classifier.stat().st_size,
+        "saliency_bytes": network.saliency.stat().st_size,
+        "agreement": agreement,
+        "cases": results,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Describes the machine by what decides the times."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what takes part."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def table(measurements: Iterable[dict[str, Any]]) -> str:
+    """Formats the measurements for reading."""
+    lines = []
+    for item in measurements:
+        lines.append(f"\n{item['network']}, batch {item['batch']}")
+        lines.append(f"{'':38}{'median ms':>10}{'quartiles':>18}{'x forward':>11}")
+        for name, result in item["cases"].items():
+            low, high = result["quartiles_ms"]
+            lines.append(
+                f"{name:38}{result['median_ms']:10.2f}{f'{low:.2f}-{high:.2f}':>18}"
+                f"{result['times_forward']:11.2f}"
+            )
+        agreement = item["agreement"]
+        lines.append(
+            f"gradients: cosine {agreement['gradient_cosine']:.7f}, largest difference "
+            f"{agreement['gradient_difference_over_maximum']:.1e} of the maximum"
+        )
+    return "\n".join(lines)
+
+
+def make_timm_importable() -> Any:
+    """Declares the operators that torchvision's CUDA build can't register beside a CPU PyTorch.
+
+    Returns what must be kept alive; None where torchvision works.
+    """
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return library
+    return None
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--timm", nargs="+", default=[], metavar="NAME")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    # Read when PyTorch's OpenMP library is loaded, below. Waiting threads that spin would take
+    # the other library's cores.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    kept = make_timm_importable() if arguments.timm else None
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    measurements = []
+    with tempfile.TemporaryDirectory() as folder:
+        networks = [embedded(Path(folder))]
+        networks += [from_timm(name, Path(folder)) for name in arguments.timm]
+        for network in networks:
+            for batch in arguments.batch:
+                measurements.append(measure(network, batch, arguments.rounds, arguments.threads))
+                sys.stdout.write(table(measurements[-1:]) + "\n")
+    del kept
+    report = {
+        "date": date,
+        "machine": machine(),
+        "versions": versions(),
+        "settings": {
+            "rounds": arguments.rounds,
+            "threads": arguments.threads,
+            "precision": "float32",
+            "spinning": False,
+            "OMP_WAIT_POLICY": "PASSIVE",
+        },
+        "measurements": measurements,
+    }
+    output = arguments.output or RESULTS / f"cpu-{date}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(f"\n{output}\n")
+
+
+if __name__ == "__main__":
+    main()
