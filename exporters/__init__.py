@@ -10,11 +10,10 @@ from deepinside.exporters.errors import (
 )
 from deepinside.exporters.export import (
     SALIENCY_OUTPUTS,
-    ExportReport,
-    GraphOptions,
     export_saliency,
     export_visualization,
 )
+from deepinside.exporters.stage import ExportReport, GraphOptions
 
 __all__ = [
     "SALIENCY_OUTPUTS",

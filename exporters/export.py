@@ -2,60 +2,21 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from deepinside.exporters import contract
-from deepinside.exporters.builder import Builder
 from deepinside.exporters.errors import ExportError
-from deepinside.exporters.finish import finish
-from deepinside.exporters.gradient import backpropagate
-from deepinside.exporters.image import ImageInput, Layout, find_image
-from deepinside.exporters.prepare import prepare
-from deepinside.exporters.registry import ReluMode, find_rule
-from deepinside.exporters.score import ClassScores, ScoreKind, find_scores, score_table
-from deepinside.exporters.shapes import probe_shapes
-from deepinside.exporters.source import Source, open_classifier
-from deepinside.exporters.targets import Target, add_target_input, select_target
+from deepinside.exporters.stage import ExportReport, Stage
+from deepinside.exporters.targets import add_target_input
 
-__all__ = ["SALIENCY_OUTPUTS", "ExportReport", "export_saliency", "export_visualization"]
+__all__ = ["SALIENCY_OUTPUTS", "export_saliency", "export_visualization"]
 
 SALIENCY_OUTPUTS = ("score", "target_index", "gradient", "saliency")
 
 StepRule = Literal["plain", "normalized"]
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What an export did.
-
-    Attributes:
-        path: the file written.
-        task: `saliency` or `visualization`.
-        source_sha256: hex digest of the classifier.
-        names: part of the contract -> tensor name.
-        bypassed: nodes between the unnormalised score and the classifier's output.
-        opset: of the file.
-        nodes_before, nodes_after: number of operators.
-        size_before, size_after: bytes.
-        seconds: wall time.
-    """
-
-    path: Path
-    task: str
-    source_sha256: str
-    names: Mapping[str, str]
-    bypassed: tuple[str, ...]
-    opset: int
-    nodes_before: int
-    nodes_after: int
-    size_before: int
-    size_after: int
-    seconds: float
 
 
 def export_saliency(
@@ -97,7 +58,7 @@ def export_saliency(
             f"outputs can be {', '.join(SALIENCY_OUTPUTS)}, not {sorted(unknown) or 'none'}."
         )
     fixed = _fixed_target(target_input)
-    stage = _Stage.open(classifier, options)
+    stage = Stage.open(classifier, options)
     parts = [*([] if fixed is not None else ["target"]), *outputs]
     names = stage.free_names(parts)
     target = (
@@ -157,7 +118,7 @@ def export_visualization(
     started = time.perf_counter()
     if step_rule not in ("plain", "normalized"):
         raise ExportError(f"step_rule can be plain or normalized, not {step_rule!r}.")
-    stage = _Stage.open(classifier, options)
+    stage = Stage.open(classifier, options)
     op, image = stage.op, stage.image.value
     names = stage.free_names(["target", "step_size", "l2", "next_image", "score"])
     target = add_target_input(op, names["target"], optional=False)
@@ -186,137 +147,6 @@ def export_visualization(
         stage.metadata("visualization", names, preprocessing, labels, licence, step_rule=step_rule)
     )
     return stage.write(Path(output), "visualization", names, started)
-
-
-@dataclass(frozen=True)
-class GraphOptions:
-    """Options of both exports that concern the classifier's graph.
-
-    Attributes:
-        image_input: name of the image input, where it can't be told.
-        layout: `NCHW` or `NHWC`, where it can't be told.
-        score: `logit` (unnormalised) or `probability`.
-        score_output: name of the output (or tensor) that holds the class scores.
-        relu: backward rule of ReLU: `gradient`, `deconvnet` or `guided`.
-    """
-
-    image_input: str | None = None
-    layout: Layout | None = None
-    score: ScoreKind = "logit"
-    score_output: str | None = None
-    relu: ReluMode = "gradient"
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """A classifier opened, prepared and understood: everything both exports start from."""
-
-    source: Source
-    model: ir.Model
-    op: Builder
-    image: ImageInput
-    scores: ClassScores
-    options: GraphOptions
-    nodes_before: int
-
-    @classmethod
-    def open(cls, classifier: Any, options: dict[str, Any]) -> "_Stage":
-        graph_options = GraphOptions(
-            **{key: options.pop(key) for key in GraphOptions.__annotations__ if key in options}
-        )
-        source = open_classifier(classifier, **options)
-        nodes_before = source.model.graph.num_nodes()
-        model = prepare(source.model)
-        image = find_image(model.graph, graph_options.image_input, graph_options.layout)
-        shapes = probe_shapes(model)
-        opset = model.graph.opset_imports[""]
-        for node in model.graph:
-            if node.domain and any(shapes.known(output) is None for output in node.outputs):
-                find_rule(node, opset)  # complains: what follows a foreign operator is unknown
-        scores = find_scores(model.graph, shapes, graph_options.score_output)
-        op = Builder(model.graph, opset, shapes)
-        return cls(source, model, op, image, scores, graph_options, nodes_before)
-
-    def free_names(self, parts: Sequence[str]) -> dict[str, str]:
-        graph = self.model.graph
-        taken = {value.name for value in graph.inputs} | set(graph.initializers)
-        taken |= {output.name for node in graph for output in node.outputs}
-        return contract.free_names(parts, taken)
-
-    def differentiate(self, target: ir.Value | int) -> tuple[Target, ir.Value]:
-        """The target's score, and its gradient with respect to the image."""
-        op = self.op
-        table = score_table(op, self.scores, self.options.score)
-        selected = select_target(op, table, self.scores.classes, target)
-        gradient = backpropagate(
-            op, selected.seed, score=table, image=self.image.value, relu=self.options.relu
-        )
-        return selected, gradient
-
-    def output_shape(self, part: str) -> ir.Shape:
-        assert self.image.value.shape is not None
-        sizes = list(self.image.value.shape.dims)
-        if part == "saliency":
-            del sizes[self.image.channel_axis]
-        return ir.Shape(sizes if part in ("gradient", "saliency") else sizes[:1])
-
-    def add_output(self, value: ir.Value, name: str, shape: ir.Shape) -> None:
-        """Make a value an output of the graph under its contract name."""
-        if value.is_graph_output() or value.is_graph_input() or value.producer() is None:
-            value = self.op.Identity(value)
-        value.name = name
-        value.shape = shape
-        self.model.graph.outputs.append(value)
-
-    def metadata(
-        self,
-        task: str,
-        names: Mapping[str, str],
-        preprocessing: Mapping[str, Any] | None,
-        labels: Sequence[str] | None,
-        licence: str | None,
-        **others: str,
-    ) -> dict[str, str]:
-        scores = self.scores
-        return contract.metadata(
-            task=task,
-            sha256=self.source.sha256,
-            names=names,
-            layout=self.image.layout,
-            classes=scores.classes,
-            activation=scores.activation,
-            score={
-                "kind": self.options.score,
-                "tensor": str(scores.tensor.name),
-                "bypassed": list(self._bypassed()),
-            },
-            relu=self.options.relu,
-            preprocessing=self.source.preprocessing if preprocessing is None else preprocessing,
-            labels=labels,
-            licence=licence,
-            **others,
-        )
-
-    def _bypassed(self) -> tuple[str, ...]:
-        return self.scores.bypassed if self.options.score == "logit" else ()
-
-    def write(
-        self, path: Path, task: str, names: Mapping[str, str], started: float
-    ) -> ExportReport:
-        size = finish(self.model, path)
-        return ExportReport(
-            path=path,
-            task=task,
-            source_sha256=self.source.sha256,
-            names=dict(names),
-            bypassed=self._bypassed(),
-            opset=self.op.opset,
-            nodes_before=self.nodes_before,
-            nodes_after=self.model.graph.num_nodes(),
-            size_before=self.source.size,
-            size_after=size,
-            seconds=time.perf_counter() - started,
-        )
 
 
 def _fixed_target(target_input: str) -> int | None:

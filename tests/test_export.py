@@ -486,6 +486,12 @@ def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
             export_saliency(path, tmp_path / "s.onnx")
 
 
+@pytest.mark.parametrize("option", ["score", "relu", "layout"])
+def test_options_outside_their_choices(tmp_path: Path, option: str) -> None:
+    with pytest.raises(ExportError, match=f"{option} can be .*, not 'other'"):
+        export_saliency(classifier(), tmp_path / "s.onnx", **{option: "other"})
+
+
 def test_score_output_can_name_any_tensor(tmp_path: Path) -> None:
     model = classifier(
         tail="logits = Relu (s)\n other = Neg (s)",

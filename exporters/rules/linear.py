@@ -43,13 +43,13 @@ def matmul(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     one = op.shapes.dim(1)
     if len(shape_a) == 1:
         a, shape_a = op.Unsqueeze(a, [0]), (one, *shape_a)
-        g = op.Unsqueeze(g, [-2 if node.rank(node.y) > 0 and node.rank(node.inputs[1]) > 1 else -1])
+        g = op.Unsqueeze(g, [-2 if len(shape_b) > 1 else -1])
     if len(shape_b) == 1:
         b, shape_b = op.Unsqueeze(b, [1]), (*shape_b, one)
         g = op.Unsqueeze(g, [-1])
     op.shapes.record(a, shape_a)
     op.shapes.record(b, shape_b)
-    batch = broadcast(shape_a[:-2] or (), shape_b[:-2] or ()) if len(shape_a + shape_b) > 4 else ()
+    batch = broadcast(shape_a[:-2], shape_b[:-2])
 
     def back_to(index: int, full: ir.Value, tail: tuple[tuple[int, ...], ...]) -> ir.Value:
         """Give a cotangent of a promoted operand the operand's own rank."""
