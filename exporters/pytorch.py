@@ -194,4 +194,10 @@ def _require(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise MissingPackageError(name, extra, "a PyTorch classifier") from error
+        missing = (error.name or name).partition(".")[0]
+        raise MissingPackageError(missing, extra, "a PyTorch classifier") from error
+    except (ImportError, RuntimeError, OSError) as error:
+        raise ClassifierError(
+            f"the package {name!r} is installed but can't be imported ({error}); install versions "
+            "of torch and torchvision that belong together."
+        ) from error

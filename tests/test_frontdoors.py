@@ -149,6 +149,15 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
         pytorch.load("timm:resnet18")
 
 
+def test_a_package_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> Any:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(pytorch.importlib, "import_module", broken)
+    with pytest.raises(ClassifierError, match=r"'torch' is installed but can't be imported.*nms"):
+        pytorch.load("timm:resnet18")
+
+
 def test_something_else_is_no_classifier(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="not dict"):
         export_saliency({}, tmp_path / "s.onnx")
