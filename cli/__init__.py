@@ -1,0 +1,1 @@
+"""The command line. Each command imports the other rooms only when it runs."""

@@ -1,0 +1,5 @@
+"""`python -m deepinside.cli`."""
+
+from deepinside.cli.main import main
+
+main()

@@ -1,0 +1,154 @@
+"""`deepinside export`: a classifier becomes a saliency or visualization file."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deepinside.cli.errors import reports_errors
+from deepinside.cli.model import classifier_facts, read_labels, read_record, run_export
+from deepinside.cli.options import (
+    json_option,
+    labels_option,
+    overwrite_option,
+    preprocessing_option,
+    quiet_option,
+)
+from deepinside.cli.progress import say
+
+__all__ = ["export"]
+
+# Options that one task's export has and the other's has not.
+_ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule",)}
+
+
+@click.command()
+@click.argument("classifier")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE.onnx",
+    help="File to write.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["saliency", "visualization"]),
+    default="saliency",
+    show_default=True,
+    help="What the file is for.",
+)
+@click.option(
+    "--score",
+    type=click.Choice(["logit", "probability"]),
+    default="logit",
+    show_default=True,
+    help="Differentiate the unnormalised score or the probability.",
+)
+@click.option("--score-output", metavar="NAME", help="Output (or tensor) with the class scores.")
+@click.option("--image-input", metavar="NAME", help="Input that takes the picture.")
+@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Axes of the picture.")
+@click.option(
+    "--relu",
+    type=click.Choice(["gradient", "deconvnet", "guided"]),
+    help="Backward rule of ReLU.  [default: gradient]",
+)
+@click.option(
+    "--target-input",
+    metavar="optional|required|fixed:INDEX",
+    help="How the class is given (saliency).  [default: optional]",
+)
+@click.option(
+    "--outputs",
+    metavar="LIST",
+    help="Comma-separated outputs (saliency).  [default: score,target_index,gradient,saliency]",
+)
+@click.option(
+    "--step-rule",
+    type=click.Choice(["plain", "normalized"]),
+    help="Length of a step (visualization).  [default: plain]",
+)
+@preprocessing_option
+@labels_option
+@click.option("--licence", metavar="TEXT", help="Licence of the weights.")
+@click.option(
+    "--input-shape", metavar="N,C,H,W", help="Shape of the input, for torch: and timm: only."
+)
+@click.option(
+    "--weights",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Weights for torch: and timm:, safetensors or a state dictionary; no code is run.",
+)
+@json_option
+@overwrite_option
+@quiet_option
+@reports_errors
+def export(
+    classifier: str,
+    output: Path,
+    task: str,
+    as_json: bool,
+    overwrite: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Append the input gradient to a classifier.
+
+    CLASSIFIER is an .onnx file, timm:NAME, or torch:package.module:factory. The saliency file
+    written is a drop-in replacement for the classifier; any ONNX runtime loads it.
+
+    \b
+    Examples:
+      deepinside export classifier.onnx -o saliency.onnx
+      deepinside export classifier.onnx -o step.onnx --task visualization
+      deepinside export timm:resnet50 -o resnet50.onnx --labels imagenet.txt
+    """  # noqa: D301  (click takes the character \b as "do not rewrap")
+    from deepinside.engine.files import make_folder
+
+    options = {name: value for name, value in given.items() if value is not None}
+    for other in _ONLY["visualization" if task == "saliency" else "saliency"]:
+        if other in options:
+            raise click.UsageError(f"--{other.replace('_', '-')} does not go with --task {task}.")
+    if output.exists() and not overwrite:
+        raise click.UsageError(f"{output} exists: replace it with --overwrite.")
+    if output.exists() and Path(classifier).exists() and output.samefile(classifier):
+        raise click.UsageError("the classifier can't be replaced by its own export.")
+    if "preprocessing" in options:
+        options["preprocessing"] = read_record(options["preprocessing"])
+    if "labels" in options:
+        options["labels"] = read_labels(options["labels"])
+    if "outputs" in options:
+        options["outputs"] = tuple(name.strip() for name in options["outputs"].split(","))
+    if "input_shape" in options:
+        options["input_shape"] = _shape(options["input_shape"])
+    options = {**classifier_facts(Path(classifier)), **options}
+    make_folder(output.parent)
+    report = run_export(classifier, output, task, options)
+    for sentence in report.bypassed:
+        say(f"Bypassed: {sentence}", quiet=quiet)
+    growth = 100 * (report.size_after / report.size_before - 1)
+    say(
+        f"{task} file at opset {report.opset}: {report.nodes_before} nodes became "
+        f"{report.nodes_after}, {report.size_after / 1e6:.1f} MB ({growth:+.1f} %), "
+        f"{report.seconds:.1f} s",
+        quiet=quiet,
+    )
+    if as_json:
+        fields = {item.name: getattr(report, item.name) for item in dataclasses.fields(report)}
+        fields |= {"path": str(report.path), "names": dict(report.names)}
+        click.echo(json.dumps(fields, ensure_ascii=False))
+    else:
+        click.echo(report.path)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise click.UsageError(
+            f"--input-shape is {text!r}; it must be whole numbers such as 1,3,224,224."
+        )
+    return tuple(int(part) for part in parts)

@@ -1,0 +1,136 @@
+"""`deepinside inspect`: what is in a file."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deepinside.cli.errors import reports_errors
+from deepinside.cli.options import json_option
+
+__all__ = ["inspect"]
+
+_SHOWN_LABELS = 3
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+@reports_errors
+def inspect(file: Path, as_json: bool) -> None:
+    """Show a file's contract, inputs, outputs and preprocessing.
+
+    It works on a plain classifier too, and then says that it is not exported yet.
+
+    \b
+    Examples:
+      deepinside inspect saliency.onnx
+      deepinside inspect saliency.onnx --json
+    """  # noqa: D301  (click takes the character \b as "do not rewrap")
+    facts = _facts(file)
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+    else:
+        for line in _lines(facts):
+            click.echo(line)
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    from deepinside.engine import NotExportedError, RuntimeMissingError, read_contract
+    from deepinside.engine.modelfile import external_files, read_header
+
+    header = read_header(file)
+    weights = [path for path in external_files(file) if path.exists()]
+    facts: dict[str, Any] = {
+        "file": str(file),
+        "bytes": sum(path.stat().st_size for path in (file, *weights)),
+        "opset": header.opset,
+        "producer": header.producer,
+        "contract": None,
+        "inputs": None,
+        "outputs": None,
+    }
+    try:
+        contract = read_contract(file)
+        fields = {item.name: getattr(contract, item.name) for item in dataclasses.fields(contract)}
+        fields["names"] = dict(contract.names)
+        fields["score"] = dataclasses.asdict(contract.score)
+        if contract.preprocessing is not None:
+            fields["preprocessing"] = dataclasses.asdict(contract.preprocessing)
+        facts["contract"] = fields
+    except NotExportedError:
+        pass
+    try:
+        facts["inputs"], facts["outputs"] = _tensors(file)
+    except RuntimeMissingError as error:
+        click.echo(f"Inputs and outputs are not shown: {error}", err=True)
+    return facts
+
+
+def _tensors(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    from deepinside.engine.session import SessionSettings, open_session
+
+    session = open_session(file, SessionSettings(device="cpu", optimize=False))
+    inputs, outputs = (
+        [
+            {
+                "name": info.name,
+                "type": None if info.dtype is None else str(info.dtype),
+                "shape": list(info.shape),
+            }
+            for info in tensors.values()
+        ]
+        for tensors in (session.inputs, session.outputs)
+    )
+    return inputs, outputs
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    contract = facts["contract"]
+    rows: list[tuple[str, str]] = [
+        ("file", f"{facts['file']} ({facts['bytes'] / 1e6:.1f} MB, opset {facts['opset']})")
+    ]
+    if contract is None:
+        advice = f"no; write one with deepinside export {facts['file']} -o FILE.onnx"
+        rows.append(("exported", advice))
+    parts = {} if contract is None else {name: part for part, name in contract["names"].items()}
+    for kind in ("inputs", "outputs"):
+        for tensor in facts[kind] or ():
+            shape = ", ".join("?" if size is None else str(size) for size in tensor["shape"])
+            part = parts.get(tensor["name"])
+            note = f"  [{part}]" if part and part != tensor["name"] else ""
+            rows.append((kind[:-1], f"{tensor['name']}: {tensor['type']} ({shape}){note}"))
+    if contract is not None:
+        rows.extend(_contract_rows(contract))
+    return [f"{name:<17}{text}" for name, text in rows]
+
+
+def _contract_rows(contract: dict[str, Any]) -> list[tuple[str, str]]:
+    labels = contract["labels"]
+    score = contract["score"]
+    record = contract["preprocessing"]
+    rows = [
+        (
+            "task",
+            f"{contract['task']} (contract {contract['contract_version']}, written by "
+            f"deepinside {contract['tool_version']})",
+        ),
+        ("classifier", f"sha256 {contract['source_sha256']}"),
+        ("layout", contract["layout"]),
+        ("classes", str(contract["num_classes"])),
+        ("labels", "not known" if labels is None else ", ".join(labels[:_SHOWN_LABELS]) + " ..."),
+        ("score", f"{score['kind']}, tensor {score['tensor']}"),
+        *(("bypassed", sentence) for sentence in score["bypassed"]),
+        ("activation", contract["activation"]),
+        ("relu", contract["relu"]),
+    ]
+    for key in ("target_input", "step_rule", "licence"):
+        if contract[key] is not None:
+            rows.append((key, contract[key]))
+    if record is None:
+        rows.append(("preprocessing", "not known: only preprocessed arrays can be explained"))
+    else:
+        rows.extend((f"  {key}", str(value)) for key, value in record.items())
+    return rows

@@ -1,0 +1,167 @@
+"""The MODEL option: an exported file as it is, a plain classifier through the export cache."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deepinside.cli.errors import Failure
+from deepinside.cli.progress import say
+
+__all__ = ["classifier_facts", "exported_file", "read_labels", "read_record", "run_export"]
+
+
+def exported_file(
+    model: str | None,
+    task: str,
+    *,
+    preprocessing: Path | None = None,
+    labels: Path | None = None,
+    quiet: bool = False,
+) -> Path:
+    """An exported file for a MODEL.
+
+    Args:
+        model: as the user gave it; None for the embedded classifier.
+        task: `saliency` or `visualization`, where it has to be exported first.
+        preprocessing: record for a plain classifier.
+        labels: names of a plain classifier's classes.
+        quiet: don't say what is exported.
+
+    Raises:
+        click.UsageError: the option can't mean a file, or the file is exported already and
+            brings its own record and labels.
+        EngineError: the file can't be read.
+        Failure: it can't be exported.
+    """
+    from deepinside import models
+    from deepinside.engine import NotExportedError, read_contract
+
+    if model is not None and model.partition(":")[0] in ("timm", "torch"):
+        raise click.UsageError(
+            f"{model} has to be exported first: deepinside export {model} -o FILE.onnx "
+            f"--task {task}"
+        )
+    path = models.default_classifier() if model is None else Path(model)
+    try:
+        read_contract(path)
+    except NotExportedError:
+        options = classifier_facts(path)
+        if preprocessing is not None:
+            options["preprocessing"] = read_record(preprocessing)
+        if labels is not None:
+            options["labels"] = read_labels(labels)
+        return _cached_export(path, task, options, quiet=quiet)
+    if preprocessing is not None or labels is not None:
+        raise click.UsageError(
+            f"{path} is exported already and brings its own record and labels: leave "
+            "--preprocessing and --labels out, or export the classifier again with them."
+        )
+    return path
+
+
+def classifier_facts(path: Path) -> dict[str, Any]:
+    """Record, labels and licence of the embedded classifier, or nothing for another file."""
+    from deepinside import models
+
+    card = models.card()
+    size = models.default_classifier().stat().st_size
+    if not path.is_file() or path.stat().st_size != size:
+        return {}
+    if hashlib.sha256(path.read_bytes()).hexdigest() != card["sha256"]:
+        return {}
+    return {
+        "preprocessing": card["preprocessing"],
+        "labels": models.labels(),
+        "licence": card["licence"],
+    }
+
+
+def run_export(classifier: str | Path, output: Path, task: str, options: Mapping[str, Any]) -> Any:
+    """Export a classifier and return the exporter's report.
+
+    Raises:
+        Failure: the packages for it are missing, or it can't be exported.
+    """
+    try:
+        from deepinside.exporters import ExportError, export_saliency, export_visualization
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "deepinside":
+            raise
+        raise Failure(
+            f"exporting a classifier needs the package {error.name!r}, which is not installed: "
+            "run pip install 'deepinside[export]'."
+        ) from None
+    export = export_saliency if task == "saliency" else export_visualization
+    try:
+        return export(classifier, output, **options)
+    except ExportError as error:
+        raise Failure(str(error)) from error
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A preprocessing record from a JSON file.
+
+    Raises:
+        click.UsageError: it is not a JSON object.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise click.UsageError(f"{path} is not a JSON file ({error}).") from error
+    if not isinstance(record, dict):
+        raise click.UsageError(f"{path} holds no JSON object; docs/file-contract.md shows one.")
+    return record
+
+
+def read_labels(path: Path) -> list[str]:
+    """The lines of a text file."""
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def _cached_export(path: Path, task: str, options: dict[str, Any], *, quiet: bool) -> Path:
+    import platformdirs
+
+    from deepinside.engine.files import make_folder
+    from deepinside.engine.modelfile import content_sha256
+
+    key = {
+        "content": content_sha256(path),
+        "task": task,
+        "tool": _tool_fingerprint(),
+        "options": options,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    folder = Path(platformdirs.user_cache_dir("deepinside")) / "exports"
+    cached = folder / f"{digest}.onnx"
+    if cached.exists():
+        return cached
+    make_folder(folder)
+    temporary = folder / f".{digest}.{os.getpid()}.onnx"
+    say(f"Exporting {path.name} for {task} (done once, then kept in a cache) ...", quiet=quiet)
+    try:
+        report = run_export(path, temporary, task, options)
+        os.replace(temporary, cached)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for sentence in report.bypassed:
+        say(f"Bypassed: {sentence}", quiet=quiet)
+    return cached
+
+
+def _tool_fingerprint() -> str:
+    """Version and sources of the exporter: a changed exporter must not meet its old results."""
+    # Imported here: they would cost `deepinside --help` a fifth of its time.
+    import importlib.metadata
+    import importlib.util
+
+    digest = hashlib.sha256(importlib.metadata.version("deepinside").encode())
+    spec = importlib.util.find_spec("deepinside.exporters")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for source in sorted(Path(folder).rglob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()

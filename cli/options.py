@@ -1,0 +1,77 @@
+"""Options that several commands share, so that they mean the same everywhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = [
+    "batch_size_option",
+    "device_option",
+    "json_option",
+    "labels_option",
+    "model_option",
+    "output_option",
+    "overwrite_option",
+    "preprocessing_option",
+    "quiet_option",
+]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+DEFAULT_OUTPUT = "deepinside-results"
+
+model_option = click.option(
+    "-m",
+    "--model",
+    metavar="MODEL",
+    help="ONNX file: an exported one, or a plain classifier.  [default: the embedded classifier]",
+)
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE",
+    help="auto, cpu, cuda or cuda:N. auto takes the best that works; the others work or fail.",
+)
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_OUTPUT,
+    show_default=True,
+    metavar="DIR",
+    help="Folder for the results.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, a line a result.")
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace existing results instead of keeping them."
+)
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, help="No progress and no summary; errors are still shown."
+)
+preprocessing_option = click.option(
+    "--preprocessing",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE.json",
+    help="How a picture becomes the classifier's input: a preprocessing record.",
+)
+labels_option = click.option(
+    "--labels",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE.txt",
+    help="Names of the classes, one a line.",
+)
+
+
+def batch_size_option(what: str) -> Callable[[_F], _F]:
+    """`--batch-size`, of `what`."""
+    return click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=8,
+        show_default=True,
+        metavar="N",
+        help=f"{what} at once; bounds the memory.",
+    )

@@ -1,0 +1,221 @@
+"""The metadata of an exported file as a validated value; docs/file-contract.md is its meaning."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from deepinside.engine.errors import ModelFileError, NotExportedError
+from deepinside.engine.record import Preprocessing, parse_record
+
+__all__ = ["CONTRACT_VERSION", "PREFIX", "Contract", "ScoreSource", "parse_contract"]
+
+CONTRACT_VERSION = 1
+PREFIX = "deepinside."
+
+Task = Literal["saliency", "visualization"]
+Layout = Literal["NCHW", "NHWC"]
+Activation = Literal["none", "softmax", "log_softmax", "sigmoid"]
+ScoreKind = Literal["logit", "probability"]
+StepRule = Literal["plain", "normalized"]
+Relu = Literal["gradient", "deconvnet", "guided"]
+
+_NEEDED_NAMES: Mapping[str, tuple[str, ...]] = {
+    "saliency": ("image", "class_scores"),
+    "visualization": ("image", "target", "step_size", "l2", "next_image", "score"),
+}
+
+
+@dataclass(frozen=True)
+class ScoreSource:
+    """What `score` means in this file.
+
+    Attributes:
+        kind: `logit` (the unnormalised score S_c) or `probability`.
+        tensor: name of the tensor of all classes' scores in the graph.
+        bypassed: a sentence per node between that tensor and the classifier's output.
+    """
+
+    kind: ScoreKind
+    tensor: str
+    bypassed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """All metadata of an exported file; the keys of docs/file-contract.md.
+
+    Attributes:
+        contract_version: version of the contract, at most `CONTRACT_VERSION`.
+        tool_version: version of deepinside that wrote the file.
+        task: `saliency` or `visualization`.
+        source_sha256: hex digest of the classifier.
+        names: part of the contract -> tensor name.
+        layout: of the image.
+        num_classes: number of classes K.
+        activation: what the classifier applies to the unnormalised scores.
+        score: what `score` means.
+        target_input: `optional`, `required`, `fixed:INDEX`; None in a visualization file.
+        step_rule: `plain` or `normalized`; None in a saliency file.
+        relu: backward rule of ReLU.
+        preprocessing: how a picture becomes the input; None where not known.
+        labels: one name per class; None where not known.
+        licence: of the weights; None where not known.
+    """
+
+    contract_version: int
+    tool_version: str
+    task: Task
+    source_sha256: str
+    names: Mapping[str, str]
+    layout: Layout
+    num_classes: int
+    activation: Activation
+    score: ScoreSource
+    target_input: str | None
+    step_rule: StepRule | None
+    relu: Relu
+    preprocessing: Preprocessing | None
+    labels: tuple[str, ...] | None
+    licence: str | None
+
+    @property
+    def fixed_target(self) -> int | None:
+        """The class index that the file was made for, or None where it can be chosen."""
+        word, _, index = (self.target_input or "").partition(":")
+        return int(index) if word == "fixed" else None
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the channels in a batch: 1 or 3."""
+        return 1 if self.layout == "NCHW" else 3
+
+    def label(self, index: int) -> str | None:
+        """Name of a class, or None where the file has no labels."""
+        return None if self.labels is None else self.labels[index]
+
+
+def parse_contract(metadata: Mapping[str, str], *, where: str) -> Contract:
+    """Validate the metadata of a file.
+
+    Args:
+        metadata: the file's `metadata_props`.
+        where: the file's path, for messages.
+
+    Raises:
+        NotExportedError: there is no deepinside metadata.
+        ModelFileError: it is of a newer contract, incomplete or broken.
+    """
+    reader = _Reader(metadata, where)
+    version = metadata.get(f"{PREFIX}contract_version")
+    if version is None:
+        raise NotExportedError(
+            f"{where} is an ONNX model without deepinside's metadata: write one that has it with "
+            f"deepinside export {where} -o FILE.onnx."
+        )
+    if reader.integer("contract_version") > CONTRACT_VERSION:
+        raise ModelFileError(
+            f"{where} keeps version {version} of the file contract and this deepinside knows "
+            f"version {CONTRACT_VERSION}: run pip install --upgrade deepinside."
+        )
+    task: Task = reader.choice("task", get_args(Task))
+    classes = reader.integer("num_classes")
+    return Contract(
+        contract_version=int(version),
+        tool_version=reader.text("tool_version"),
+        task=task,
+        source_sha256=reader.text("source_sha256"),
+        names=reader.names(task),
+        layout=reader.choice("layout", get_args(Layout)),
+        num_classes=classes,
+        activation=reader.choice("activation", get_args(Activation)),
+        score=reader.score(),
+        target_input=reader.target_input(classes) if task == "saliency" else None,
+        step_rule=(
+            reader.choice("step_rule", get_args(StepRule)) if task == "visualization" else None
+        ),
+        relu=reader.choice("relu", get_args(Relu)),
+        preprocessing=reader.preprocessing(),
+        labels=reader.labels(classes),
+        licence=metadata.get(f"{PREFIX}licence"),
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Takes validated values out of the metadata."""
+
+    metadata: Mapping[str, str]
+    where: str
+
+    def broken(self, key: str, problem: str) -> ModelFileError:
+        return ModelFileError(
+            f"the metadata {PREFIX}{key} of {self.where} {problem}: export the file again."
+        )
+
+    def text(self, key: str) -> str:
+        try:
+            return self.metadata[PREFIX + key]
+        except KeyError:
+            raise self.broken(key, "is missing") from None
+
+    def integer(self, key: str) -> int:
+        text = self.text(key)
+        if not text.isdecimal() or int(text) < 1:
+            raise self.broken(key, f"is {text!r}, not a positive number")
+        return int(text)
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> Any:
+        text = self.text(key)
+        if text not in choices:
+            raise self.broken(key, f"is {text!r}, not one of {', '.join(choices)}")
+        return text
+
+    def decoded(self, key: str, kind: type) -> Any:
+        try:
+            value = json.loads(self.text(key))
+        except json.JSONDecodeError as error:
+            raise self.broken(key, f"is not JSON ({error})") from error
+        if not isinstance(value, kind):
+            raise self.broken(key, f"holds a {type(value).__name__}, not a {kind.__name__}")
+        return value
+
+    def names(self, task: str) -> Mapping[str, str]:
+        names = self.decoded("names", dict)
+        missing = [part for part in _NEEDED_NAMES[task] if not isinstance(names.get(part), str)]
+        if missing:
+            raise self.broken("names", f"lacks {', '.join(missing)}")
+        return MappingProxyType(dict(names))
+
+    def score(self) -> ScoreSource:
+        value = self.decoded("score", dict)
+        bypassed = value.get("bypassed")
+        if (
+            value.get("kind") not in get_args(ScoreKind)
+            or not isinstance(value.get("tensor"), str)
+            or not isinstance(bypassed, list)
+        ):
+            raise self.broken("score", "lacks kind, tensor or bypassed")
+        return ScoreSource(value["kind"], value["tensor"], tuple(map(str, bypassed)))
+
+    def target_input(self, classes: int) -> str:
+        text = self.text("target_input")
+        word, _, index = text.partition(":")
+        fixed = word == "fixed" and index.isdecimal() and int(index) < classes
+        if text not in ("optional", "required") and not fixed:
+            raise self.broken("target_input", f"is {text!r}, not optional, required or fixed:INDEX")
+        return text
+
+    def preprocessing(self) -> Preprocessing | None:
+        if f"{PREFIX}preprocessing" not in self.metadata:
+            return None
+        return parse_record(self.decoded("preprocessing", dict), where=self.where)
+
+    def labels(self, classes: int) -> tuple[str, ...] | None:
+        if f"{PREFIX}labels" not in self.metadata:
+            return None
+        labels = self.decoded("labels", list)
+        if len(labels) != classes:
+            raise self.broken("labels", f"holds {len(labels)} names for {classes} classes")
+        return tuple(map(str, labels))

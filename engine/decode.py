@@ -1,0 +1,171 @@
+"""Pictures of any kind as upright 8-bit RGB; what can't be one is an ImageError with its name."""
+
+import logging
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from deepinside.engine.errors import ImageError
+
+__all__ = ["MAX_PIXELS", "Picture", "load_picture"]
+
+_log = logging.getLogger(__name__)
+
+# Pillow refuses twice its own limit as a decompression bomb; the warning below that is noise here.
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
+
+# Everything that Pillow's decoders are known to raise on broken files.
+_DECODING_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Image.DecompressionBombError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        pixels: uint8 `(H, W, 3)`, RGB, upright.
+        source: path, or position such as `#3`, for messages and results.
+    """
+
+    pixels: NDArray[np.uint8]
+    source: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        height, width = self.pixels.shape[:2]
+        return height, width
+
+
+def load_picture(
+    image: str | PathLike[str] | Image.Image | NDArray[Any], source: str | None = None
+) -> Picture:
+    """Decode a picture.
+
+    EXIF orientation is applied; transparency is laid on white; 16-bit grey is scaled to 8 bits;
+    of an animation the first frame counts; CMYK and other colour spaces become RGB.
+
+    Args:
+        image: path, PIL image, or uint8 array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`.
+        source: name for messages; by default the path.
+
+    Raises:
+        ImageError: no such file, not a picture, cut short, or too large.
+    """
+    if isinstance(image, np.ndarray):
+        name = source or "the array"
+        opened = _from_array(image, name)
+        return Picture(_decoded(lambda: opened, name), name)
+    if isinstance(image, Image.Image):
+        name = source or getattr(image, "filename", "") or "the picture"
+        # The caller's image stays as it is: loading and converting work on a copy.
+        return Picture(_decoded(image.copy, name), name)
+    name = source or fspath(image)
+    return Picture(_decoded(lambda: Image.open(image), name), name)
+
+
+def _decoded(opener: Callable[[], Image.Image], source: str) -> NDArray[np.uint8]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with opener() as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ImageError(source, _too_large(f"{image.width} x {image.height} pixels"))
+                image.load()
+                return _to_rgb(_upright(image, source), source)
+    except FileNotFoundError:
+        raise ImageError(source, "there is no such file.") from None
+    except IsADirectoryError:
+        raise ImageError(source, "is a folder, not a picture.") from None
+    except UnidentifiedImageError:
+        raise ImageError(source, _unidentified(source)) from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(source, _too_large(str(error))) from None
+    except _DECODING_ERRORS as error:
+        text = str(error).strip() or type(error).__name__
+        raise ImageError(
+            source, f"can't be decoded, it is broken or cut short ({text})."
+        ) from error
+
+
+def _too_large(what: str) -> str:
+    return f"is too large to be decoded safely ({what}; at most {MAX_PIXELS} pixels): shrink it."
+
+
+def _unidentified(source: str) -> str:
+    try:
+        with open(source, "rb") as stream:
+            empty = not stream.read(1)
+    except OSError:
+        empty = False
+    return "is empty." if empty else "is not a picture in a format that Pillow can read."
+
+
+def _upright(image: Image.Image, source: str) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DECODING_ERRORS as error:
+        # Every viewer shows a picture with broken EXIF data as it is stored.
+        _log.info("%s: its EXIF orientation can't be read (%s)", source, error)
+        return image
+
+
+def _to_rgb(image: Image.Image, source: str) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):
+        return _sixteen_bit(np.asarray(image), source)
+    if image.mode == "F":
+        raise ImageError(
+            source,
+            "holds floating-point values, whose range is not known: convert it to 8 bits, or give "
+            "a preprocessed array.",
+        )
+    if image.mode in ("RGBa", "La"):  # premultiplied
+        image = image.convert(image.mode.upper())
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _sixteen_bit(values: NDArray[Any], source: str) -> NDArray[np.uint8]:
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise ImageError(source, "holds values beyond 16 bits: convert it to 8 or 16 bits.")
+    grey = (values.astype(np.uint32) + 128) // 257  # 65535 = 255 * 257
+    return np.repeat(grey.astype(np.uint8)[..., np.newaxis], 3, axis=2)
+
+
+def _from_array(array: NDArray[Any], source: str) -> Image.Image:
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4):
+        raise ImageError(
+            source,
+            f"is an array of {array.dtype} {array.shape}; a picture is a uint8 array (H, W), "
+            "(H, W, 3) or (H, W, 4), and a preprocessed input a float array of the model's shape.",
+        )
+    if 0 in array.shape:
+        raise ImageError(source, f"has no pixels: its shape is {array.shape}.")
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array)

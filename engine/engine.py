@@ -1,0 +1,268 @@
+"""The engine: one exported file, open on one device."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepinside.engine.check import check_gradient, smooth_images
+from deepinside.engine.contract import Contract, parse_contract
+from deepinside.engine.errors import SettingError, TargetError, TaskError
+from deepinside.engine.inputs import ImageLike, input_spec, iterate_images, prepare
+from deepinside.engine.modelfile import read_header
+from deepinside.engine.results import CheckReport, ClassImage, InputFailure, InputMaps, SaliencyMap
+from deepinside.engine.saliency import GradientPass, saliency_batches
+from deepinside.engine.session import PlacedNode, Session, SessionSettings, open_session
+from deepinside.engine.targets import find_class, plan_targets
+from deepinside.engine.visualize import Progress, ascend, ascent_settings, batches
+
+__all__ = ["Engine", "Target", "Targets", "read_contract"]
+
+Target = int | str
+Targets = Target | Sequence[Target]
+
+_BATCH_SIZE = 8
+
+
+def read_contract(file: str | PathLike[str]) -> Contract:
+    """The contract of an exported file; no runtime is needed and the weights are not read.
+
+    Raises:
+        ModelFileError: the file is missing or broken, or of a newer contract.
+        NotExportedError: it is an ONNX model that deepinside did not export.
+    """
+    path = Path(file)
+    return parse_contract(read_header(path).metadata, where=str(path))
+
+
+class Engine:
+    """Runs one exported file.
+
+    Attributes:
+        contract: the file's metadata.
+        session: the file, open on its device.
+        spec: its image input.
+    """
+
+    def __init__(
+        self,
+        file: str | PathLike[str],
+        device: str = "auto",
+        *,
+        threads: int | None = None,
+        spinning: bool = True,
+        strict: bool = False,
+        tf32: bool = False,
+    ) -> None:
+        """Open the file.
+
+        Args:
+            file: saliency or visualization file, docs/file-contract.md.
+            device: `auto` (the best that truly works), `cpu`, `cuda` or `cuda:N`.
+            threads: of the CPU's operators; None leaves the choice to ONNX Runtime.
+            spinning: idle threads wait actively.
+            strict: nodes that left the GPU are an error instead of a log message.
+            tf32: let CUDA round float32 factors to 10 bits.
+
+        Raises:
+            EngineError: the file, the device or the runtime does not work; the subclass and the
+                text say which and why.
+        """
+        self.contract = read_contract(file)
+        self.session: Session = open_session(
+            Path(file),
+            SessionSettings(
+                device=device, threads=threads, spinning=spinning, strict=strict, tf32=tf32
+            ),
+        )
+        self.spec = input_spec(self.session, self.contract)
+
+    @property
+    def device(self) -> str:
+        """What the file runs on: `cpu` or `cuda:N`."""
+        return str(self.session.device)
+
+    @property
+    def off_device(self) -> tuple[PlacedNode, ...] | None:
+        """Nodes that do not run on the device; None where the runtime can't tell."""
+        return self.session.off_device
+
+    def saliency(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        target: Targets = "top1",
+        *,
+        batch_size: int = _BATCH_SIZE,
+        keep_gradient: bool = True,
+    ) -> list[SaliencyMap]:
+        """Saliency maps, ordered by image and then by target; all are held in memory.
+
+        Args:
+            images: one or several of: path, PIL image, uint8 array `(H, W)` or `(H, W, 3)`, or
+                float array of the input's shape, already preprocessed.
+            target: `top1`, `topN`, a class index, a label, or a sequence of these, for every
+                image.
+            batch_size: bounds the memory of everything.
+            keep_gradient: whether the maps hold the gradient too.
+
+        Raises:
+            ImageError: an image can't be used.
+            TargetError: no such class.
+            EngineError: anything else that failed.
+        """
+        found: list[SaliencyMap] = []
+        for item in self.iter_saliency(
+            images, target, batch_size=batch_size, keep_gradient=keep_gradient
+        ):
+            if isinstance(item, InputFailure):
+                raise item.error
+            found.extend(item.maps)
+        return found
+
+    def iter_saliency(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        target: Targets = "top1",
+        *,
+        batch_size: int = _BATCH_SIZE,
+        keep_gradient: bool = True,
+    ) -> Iterator[InputMaps | InputFailure]:
+        """Like `saliency`, one input at a time: its maps, or why there are none.
+
+        Images are read as they are needed, so that `images` may be a generator over any number.
+
+        Raises:
+            TargetError: no such class; at once, before the first image is read.
+            TaskError: the file is not a saliency file.
+        """
+        self._require("saliency")
+        _require_positive("batch_size", batch_size)
+        plan = plan_targets(target, self.contract)
+        run = GradientPass(self.session, self.spec, keep_gradient)
+        return saliency_batches(run, images, plan, batch_size=batch_size)
+
+    def visualize(
+        self,
+        targets: Targets,
+        *,
+        preset: str = "paper",
+        steps: int | None = None,
+        step_size: float | None = None,
+        l2: float | None = None,
+        init: ImageLike = "zeros",
+        seed: int = 0,
+        batch_size: int = _BATCH_SIZE,
+        snapshot_every: int | None = None,
+        score_every: int = 10,
+        patience: int | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> list[ClassImage]:
+        """Class pictures: `argmax_I S_c(I) - l2 * ||I||^2` by gradient ascent.
+
+        Args:
+            targets: a class index, a label, or a sequence of these.
+            preset: named settings, `deepinside.engine.PRESETS`.
+            steps: at most so many, instead of the preset's.
+            step_size: length factor of a step, instead of the preset's.
+            l2: weight of the penalty, instead of the preset's.
+            init: `zeros`, `noise`, or an image as in `saliency`.
+            seed: of the noise.
+            batch_size: classes that are optimised at once.
+            snapshot_every: keep a picture every so many steps.
+            score_every: read the scores every so many steps; each time the host waits.
+            patience: stop once no class's score has risen by a thousandth for so many steps.
+            progress: called whenever the scores are read.
+
+        Raises:
+            DivergenceError: a score or picture became infinite or not a number.
+            SettingError: a setting is not possible.
+            TargetError: no such class.
+            TaskError: the file is not a visualization file.
+        """
+        self._require("visualization")
+        _require_positive("batch_size", batch_size)
+        settings = ascent_settings(
+            preset,
+            steps=steps,
+            step_size=step_size,
+            l2=l2,
+            init=init,
+            seed=seed,
+            snapshot_every=snapshot_every,
+            score_every=score_every,
+            patience=patience,
+        )
+        classes = self.classes(targets)
+        size = self.spec.batch or batch_size
+        return [
+            image
+            for part in batches(classes, size)
+            for image in ascend(
+                self.session, self.spec, part, settings, init=init, progress=progress
+            )
+        ]
+
+    def classes(self, targets: Targets) -> list[int]:
+        """The class indices of indices and labels, each once.
+
+        Raises:
+            TargetError: no such class, or several fit.
+        """
+        specs = [targets] if isinstance(targets, (int, str)) else list(targets)
+        if not specs:
+            raise TargetError("no class was given.")
+        return list(dict.fromkeys(find_class(spec, self.contract) for spec in specs))
+
+    def check(
+        self,
+        images: ImageLike | Iterable[ImageLike] | None = None,
+        *,
+        target: Target = "top1",
+        tolerance: float = 1e-2,
+        seed: int = 0,
+    ) -> CheckReport:
+        """Compare the gradient with differences of the score, on the runtime in use.
+
+        Args:
+            images: as in `saliency`; None for random smooth pictures.
+            target: `top1`, a class index or a label; a visualization file takes class 0 for
+                `top1`.
+            tolerance: largest relative error that passes.
+            seed: of the random pictures and directions.
+
+        Raises:
+            EngineError: the file can't be checked.
+        """
+        index = -1 if target == "top1" else find_class(target, self.contract)
+        arrays: list[NDArray[np.floating]]
+        if images is None:
+            shape = self.spec.static_shape
+            if shape is None:
+                raise TaskError(
+                    f"{self.session.path} leaves the picture's size open: give images to check on."
+                )
+            arrays = list(smooth_images(shape, self.contract.layout, count=2, seed=seed))
+        else:
+            arrays = [
+                prepare(image, position, self.spec).array
+                for position, image in enumerate(iterate_images(images))
+            ]
+        if not arrays:
+            raise SettingError("no images were given to check on.")
+        return check_gradient(
+            self.session, self.spec, arrays, target=index, tolerance=tolerance, seed=seed
+        )
+
+    def _require(self, task: str) -> None:
+        if self.contract.task != task:
+            raise TaskError(
+                f"{self.session.path} is a {self.contract.task} file: export the classifier with "
+                f"--task {task} for this."
+            )
+
+
+def _require_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise SettingError(f"{name} is {value}; it must be at least 1.")

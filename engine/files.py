@@ -1,0 +1,94 @@
+"""Writes results so that a killed program leaves either the whole file or none."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deepinside.engine.errors import OutputError
+
+__all__ = ["make_folder", "replacing", "save_array", "save_picture", "save_text"]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        OutputError: it can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A stream whose content becomes the file `path` once the block ends without an error.
+
+    It is written under a hidden temporary name in the same folder, brought to disk, and renamed.
+    The folder is made where it is missing.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    make_folder(path.parent)
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=".deepinside-", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files that only their owner can read; results have the usual rights.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as .npy.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    with replacing(path) as stream:
+        np.save(stream, array, allow_pickle=False)
+
+
+def save_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write uint8 `(H, W, 3)` or `(H, W)` as PNG.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    with replacing(path) as stream:
+        Image.fromarray(pixels).save(stream, format="PNG")
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write UTF-8 text.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    with replacing(path) as stream:
+        stream.write(text.encode())
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path} can't be written: {error.strerror or error}.")

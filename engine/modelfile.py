@@ -1,0 +1,220 @@
+"""Reads the few fields of an ONNX file that are needed before it is run, without any library.
+
+An ONNX file is one protobuf message, `ModelProto`. Its metadata stands beside the graph, so the
+graph is skipped by its length: a file of any size is read at once. Numbers of fields are those of
+onnx.proto (IR version 3 and later).
+"""
+
+import hashlib
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepinside.engine.errors import ModelFileError
+
+__all__ = ["ModelHeader", "content_sha256", "external_files", "read_header"]
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+# Where tensors can stand: message -> field number -> message of that field.
+_TREE = {
+    "Model": {7: "Graph", 25: "Function"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Node": {5: "Attribute"},
+    "Attribute": {
+        5: "Tensor",
+        6: "Graph",
+        10: "Tensor",
+        11: "Graph",
+        22: "SparseTensor",
+        23: "SparseTensor",
+    },
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {13: "Entry"},
+}
+
+
+@dataclass(frozen=True)
+class ModelHeader:
+    """What stands beside the graph.
+
+    Attributes:
+        ir_version: of the ONNX format.
+        producer: name of the program that wrote the file.
+        opset: version of the default operator domain; 0 where none is imported.
+        metadata: the `metadata_props`.
+    """
+
+    ir_version: int
+    producer: str
+    opset: int
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> ModelHeader:
+    """Read the header of an ONNX file.
+
+    Raises:
+        ModelFileError: no such file, or not an ONNX model.
+    """
+    ir_version, producer, opset, metadata, graph = 0, "", 0, {}, False
+    try:
+        with _mapped(path) as data:
+            for number, value in _fields(memoryview(data)):
+                if number == 1 and isinstance(value, int):
+                    ir_version = value
+                elif number == 2 and not isinstance(value, int):
+                    producer = str(value, "utf-8")
+                elif number == 7:
+                    graph = True
+                elif number == 8 and not isinstance(value, int):
+                    domain, version = _opset(value)
+                    opset = version if domain in ("", "ai.onnx") else opset
+                elif number == 14 and not isinstance(value, int):
+                    key, text = _entry(value)
+                    metadata[key] = text
+                del value  # a view on the mapped file keeps it from being closed
+    except (IndexError, UnicodeDecodeError, _MalformedError) as error:
+        raise _not_a_model(path) from error
+    if not graph or not ir_version:
+        raise _not_a_model(path)
+    return ModelHeader(ir_version, producer, opset, metadata)
+
+
+def external_files(path: Path) -> tuple[Path, ...]:
+    """The files beside `path` that hold its weights (ONNX "external data"), sorted.
+
+    Raises:
+        ModelFileError: no such file, or not an ONNX model.
+    """
+    locations: set[str] = set()
+    try:
+        with _mapped(path) as data:
+            _collect_locations(memoryview(data), "Model", locations)
+    except (IndexError, UnicodeDecodeError, _MalformedError) as error:
+        raise _not_a_model(path) from error
+    return tuple(sorted(path.parent / location for location in locations))
+
+
+def content_sha256(path: Path) -> str:
+    """SHA-256 (hex) of the file; with external data, of the digests of all its files.
+
+    Raises:
+        ModelFileError: a file is missing, or `path` is not an ONNX model.
+    """
+    parts = (path, *external_files(path))
+    digests = []
+    for part in parts:
+        try:
+            with part.open("rb") as stream:
+                digests.append(hashlib.file_digest(stream, "sha256"))
+        except OSError as error:
+            raise ModelFileError(
+                f"{path} keeps weights in {part.name}, which can't be read "
+                f"({error.strerror}): put that file beside it."
+            ) from error
+    if len(digests) == 1:
+        return digests[0].hexdigest()
+    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
+
+
+class _MalformedError(ValueError):
+    """The bytes are not a protobuf message."""
+
+
+def _not_a_model(path: Path) -> ModelFileError:
+    return ModelFileError(f"{path} is not an ONNX model, or is cut short.")
+
+
+class _mapped:  # noqa: N801  (used like a function)
+    """The bytes of a file, mapped; an empty file or a missing one is an error."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> mmap.mmap:
+        try:
+            with self._path.open("rb") as stream:
+                self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            raise ModelFileError(f"there is no model file {self._path}.") from None
+        except ValueError:
+            raise ModelFileError(f"{self._path} is empty, not an ONNX model.") from None
+        except OSError as error:
+            raise ModelFileError(f"{self._path} can't be read: {error.strerror}.") from error
+        return self._map
+
+    def __exit__(self, *_: object) -> None:
+        # Not closed by hand: after an error, views on it may live on in the traceback.
+        del self._map
+
+
+def _collect_locations(data: memoryview, message: str, found: set[str]) -> None:
+    for number, value in _fields(data):
+        inner = _TREE[message].get(number)
+        if inner is None or isinstance(value, int):
+            continue
+        if inner == "Entry":
+            key, text = _entry(value)
+            if key == "location":
+                found.add(text)
+        else:
+            _collect_locations(value, inner, found)
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """(number, value) of each field of one message; bytes are views, not copies."""
+    position = 0
+    while position < len(data):
+        tag, position = _varint(data, position)
+        number, kind = tag >> 3, tag & 7
+        value: int | memoryview
+        if kind == _VARINT:
+            value, position = _varint(data, position)
+        elif kind == _BYTES:
+            length, position = _varint(data, position)
+            if position + length > len(data):
+                raise _MalformedError
+            value, position = data[position : position + length], position + length
+        elif kind in (_FIXED64, _FIXED32):
+            value, position = 0, position + (8 if kind == _FIXED64 else 4)
+        else:
+            raise _MalformedError
+        if not number:
+            raise _MalformedError
+        yield number, value
+
+
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise _MalformedError
+
+
+def _entry(data: memoryview) -> tuple[str, str]:
+    """A `StringStringEntryProto`."""
+    texts = {1: "", 2: ""}
+    for number, value in _fields(data):
+        if not isinstance(value, int):
+            texts[number] = str(value, "utf-8")
+    return texts[1], texts[2]
+
+
+def _opset(data: memoryview) -> tuple[str, int]:
+    """An `OperatorSetIdProto`."""
+    domain, version = "", 0
+    for number, value in _fields(data):
+        if number == 1 and not isinstance(value, int):
+            domain = str(value, "utf-8")
+        elif number == 2 and isinstance(value, int):
+            version = value
+    return domain, version

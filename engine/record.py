@@ -1,0 +1,121 @@
+"""The preprocessing record of an exported file: how a picture becomes the image input."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from deepinside.engine.errors import ModelFileError
+
+__all__ = ["Preprocessing", "parse_record"]
+
+Resize = Literal["shorter-side", "stretch", "letterbox"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
+ChannelOrder = Literal["RGB", "BGR", "L"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the image input; docs/file-contract.md, "Preprocessing record".
+
+    Attributes:
+        input_size: (H, W) of the image input, pixels.
+        resize: how the picture is brought to that size.
+        resize_size: length of the shorter side before the centre crop, pixels; None unless
+            `resize` is `shorter-side`.
+        interpolation: filter of the resizing.
+        channel_order: of the image input; `L` is grey.
+        value_range: what pixel values are scaled to before `mean` and `std`.
+        mean: one number per channel, in the units of `value_range`.
+        std: likewise.
+    """
+
+    input_size: tuple[int, int]
+    resize: Resize
+    resize_size: int | None
+    interpolation: Interpolation
+    channel_order: ChannelOrder
+    value_range: tuple[float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the image input."""
+        return len(self.channel_order)
+
+
+def parse_record(record: Mapping[str, Any], *, where: str) -> Preprocessing:
+    """Validate a preprocessing record.
+
+    Args:
+        record: the JSON object of docs/file-contract.md.
+        where: what the record was read from, for messages.
+
+    Raises:
+        ModelFileError: a key is missing or has a value that the contract does not allow.
+    """
+    keys = Preprocessing.__annotations__.keys()
+    missing = sorted(keys - record.keys())
+    if missing:
+        raise ModelFileError(f"the preprocessing record of {where} lacks {', '.join(missing)}.")
+    reader = _Reader(record, where)
+    resize = reader.choice("resize", get_args(Resize))
+    order = reader.choice("channel_order", get_args(ChannelOrder))
+    size = reader.numbers("input_size", 2, least=1)
+    resize_size = record["resize_size"]
+    if resize == "shorter-side":
+        (resize_size,) = reader.numbers("resize_size", 1, least=1)
+    elif resize_size is not None:
+        reader.refuse("resize_size", f"null where resize is {resize!r}")
+    value_range = reader.numbers("value_range", 2)
+    if value_range not in ((0.0, 255.0), (0.0, 1.0)):
+        reader.refuse("value_range", "[0, 255] or [0, 1]")
+    std = reader.numbers("std", len(order))
+    if 0.0 in std:
+        reader.refuse("std", "other than 0")
+    return Preprocessing(
+        input_size=(int(size[0]), int(size[1])),
+        resize=resize,
+        resize_size=None if resize_size is None else int(resize_size),
+        interpolation=reader.choice("interpolation", get_args(Interpolation)),
+        channel_order=order,
+        value_range=(value_range[0], value_range[1]),
+        mean=reader.numbers("mean", len(order)),
+        std=std,
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Takes validated values out of a record."""
+
+    record: Mapping[str, Any]
+    where: str
+
+    def refuse(self, key: str, possible: str) -> None:
+        raise ModelFileError(
+            f"{key} in the preprocessing record of {self.where} is {self.record[key]!r}; "
+            f"it must be {possible}."
+        )
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> Any:
+        value = self.record[key]
+        if value not in choices:
+            self.refuse(key, f"one of {', '.join(choices)}")
+        return value
+
+    def numbers(self, key: str, count: int, *, least: int | None = None) -> tuple[float, ...]:
+        """`count` finite numbers; whole ones of at least `least` where that is given."""
+        value = self.record[key]
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        kind = "number(s)" if least is None else f"whole number(s) of at least {least}"
+        fits = len(values) == count and all(
+            isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)
+            for item in values
+        )
+        if fits and least is not None:
+            fits = all(item >= least and item == int(item) for item in values)
+        if not fits:
+            self.refuse(key, f"{count} {kind}")
+        return tuple(float(item) for item in values)

@@ -1,0 +1,259 @@
+"""`deepinside saliency` on a file made by hand."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from engine_fixtures import Recipe, write
+from PIL import Image
+
+from deepinside.cli.main import cli
+from deepinside.cli.slugs import class_slug, unique_stems
+from deepinside.engine import load_picture
+
+PARTS = ("saliency.npy", "heatmap.png", "overlay.png")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write(tmp_path / "m.onnx")
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("a.png", "b.png", "sub/a.jpg")):
+        picture(Path(name), number)
+    return tmp_path
+
+
+def picture(path: Path, seed: int = 0) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def run(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, ["saliency", "-m", "m.onnx", *arguments])
+    assert result.exit_code == code, result.output
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def manifest(folder: str = "deepinside-results") -> list[dict[str, Any]]:
+    lines = Path(folder, "manifest.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_results_of_one_picture(folder: Path) -> None:
+    result = run("a.png", "-t", "tiger cat", "-o", "out")
+    expected = [f"out/a.1-tiger-cat.{part}" for part in PARTS]
+    assert result.stdout.splitlines() == expected
+    assert sorted(os.listdir("out")) == sorted(
+        [Path(p).name for p in expected] + ["manifest.jsonl"]
+    )
+    saliency = np.load(expected[0])
+    assert (saliency.dtype, saliency.shape) == (np.float32, (6, 8))
+    assert load_picture(expected[1]).size == (6, 8)
+    assert load_picture(expected[2]).size == (12, 20)
+    (record,) = manifest("out")
+    assert record["input"] == "a.png"
+    assert record["status"] == "ok"
+    assert record["error"] is None
+    assert record["model_sha256"] == "ab" * 32
+    (entry,) = record["maps"]
+    assert (entry["index"], entry["label"]) == (1, "tiger cat")
+    assert isinstance(entry["score"], float)
+    assert 0 <= entry["probability"] <= 1
+    assert entry["files"]["overlay"] == "a.1-tiger-cat.overlay.png"
+    assert "1 done, 0 kept, 0 failed, on cpu" in result.stderr
+
+
+def test_json_lines(folder: Path) -> None:
+    result = run("a.png", "b.png", "-t", "top2", "-t", "2", "--json")
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [record["input"] for record in records] == ["a.png", "b.png"]
+    for record in records:
+        assert {entry["index"] for entry in record["maps"]} >= {2}
+        for entry in record["maps"]:
+            assert all(Path(path).is_file() for path in entry["files"].values())
+
+
+def test_a_bad_picture_never_stops_the_rest(folder: Path) -> None:
+    Path("empty.png").write_bytes(b"")
+    Path("text.jpg").write_text("not a picture")
+    Path("cut.png").write_bytes(Path("a.png").read_bytes()[:200])
+    names = ["empty.png", "a.png", "text.jpg", "nowhere.png", "cut.png", "b.png"]
+    result = run(*names, "-t", "0", "--batch-size", "2", "-q", code=1)
+    assert len(result.stdout.splitlines()) == 6
+    status = {record["input"]: record["status"] for record in manifest()}
+    assert status == {name: "ok" if name in ("a.png", "b.png") else "failed" for name in names}
+    for record in manifest():
+        assert (record["error"] is not None) == (record["status"] == "failed")
+    for name in set(names) - {"a.png", "b.png"}:
+        assert f"Error: {name}: " in result.stderr
+    # Repaired, only the failed ones are done again.
+    for name in set(names) - {"a.png", "b.png"}:
+        picture(Path(name))
+    result = run(*names, "-t", "0")
+    assert "4 done, 2 kept, 0 failed" in result.stderr
+
+
+def test_folders_and_globs(folder: Path) -> None:
+    Path("notes.txt").write_text("x")
+    Path(".hidden.png").write_bytes(b"")
+    result = run(".", "-t", "0", "--json")
+    found = [json.loads(line)["input"] for line in result.stdout.splitlines()]
+    assert found == ["a.png", "b.png", "sub/a.jpg"]
+    result = run("*.png", "**/*.jpg", "a.png", "-t", "0", "--json")  # results are not inputs
+    found = [json.loads(line)["input"] for line in result.stdout.splitlines()]
+    assert found == ["a.png", "b.png", "sub/a.jpg"]
+    assert run("x*.png", code=2).stderr.endswith("no file matches 'x*.png'.\n")
+    Path("none").mkdir()
+    assert "holds no pictures" in run("none", code=2).stderr
+
+
+def test_inputs_with_one_stem_do_not_overwrite_each_other(folder: Path) -> None:
+    result = run("a.png", "sub/a.jpg", "b.png", "-t", "0")
+    paths = result.stdout.splitlines()
+    assert len(set(paths)) == 9
+    assert all(Path(path).is_file() for path in paths)
+    turned = run("sub/a.jpg", "a.png", "b.png", "-t", "0", "--overwrite").stdout.splitlines()
+    assert set(turned) == set(paths)
+    assert paths[6].startswith("deepinside-results/b.0-tabby.")
+
+
+def test_a_stem_that_an_earlier_run_gave_away(folder: Path) -> None:
+    (first, *_) = run("a.png", "-t", "0").stdout.splitlines()
+    before = np.load(first)
+    (second, *_) = run("sub/a.jpg", "-t", "0").stdout.splitlines()
+    assert second != first
+    np.testing.assert_array_equal(np.load(first), before)
+
+
+def test_existing_results_are_kept(folder: Path) -> None:
+    paths = run("a.png", "-t", "0").stdout.splitlines()
+    times = [os.stat(path).st_mtime_ns for path in paths]
+    again = run("a.png", "-t", "0", "--json")
+    assert json.loads(again.stdout)["status"] == "kept"
+    assert json.loads(again.stdout)["maps"][0]["score"] is not None
+    assert "--overwrite" in again.stderr
+    assert [os.stat(path).st_mtime_ns for path in paths] == times
+    run("a.png", "-t", "0", "--overwrite")
+    assert all(os.stat(path).st_mtime_ns > t for path, t in zip(paths, times, strict=True))
+    assert [record["status"] for record in manifest()] == ["ok"]
+
+
+def test_results_of_another_model_are_kept_and_told(folder: Path) -> None:
+    path = run("a.png", "-t", "0").stdout.splitlines()[0]
+    before = np.load(path)
+    write(folder / "m.onnx", Recipe(gradient_factor=3.0))
+    result = run("a.png", "-t", "0")
+    assert "holds another map" in result.stderr
+    np.testing.assert_array_equal(np.load(path), before)
+    (record,) = manifest()
+    assert record["status"] == "kept"
+    assert record["maps"][0]["score"] is None
+    run("a.png", "-t", "0", "--overwrite")
+    np.testing.assert_allclose(np.load(path), 3 * before, rtol=1e-5)
+
+
+def test_a_killed_run_is_completed(folder: Path) -> None:
+    paths = run("a.png", "b.png", "-t", "0").stdout.splitlines()
+    # Killed within b: one of its files is missing, and the manifest's line is half written.
+    os.unlink(paths[-1])
+    file = Path("deepinside-results/manifest.jsonl")
+    file.write_text(file.read_text()[:-40])
+    result = run("a.png", "b.png", "-t", "0")
+    assert "1 done, 1 kept" in result.stderr
+    assert [record["status"] for record in manifest()] == ["ok", "ok"]
+    assert Path(paths[-1]).is_file()
+    # Killed between b's files and its line.
+    file.write_text(file.read_text().splitlines()[0] + "\n")
+    run("a.png", "b.png", "-t", "0")
+    assert manifest()[1]["status"] == "ok"
+    assert manifest()[1]["maps"][0]["score"] is not None
+
+
+def test_no_temporary_files_are_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    result = CliRunner().invoke(cli, ["saliency", "-m", "m.onnx", "a.png"])
+    assert result.exit_code == 1
+    assert os.listdir("deepinside-results") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "example:chelsea"),
+        (["example:dog"], 2, "example:chelsea, example:coffee, example:camera"),
+        (["a.png", "-t", "zebra"], 2, "no class is labelled 'zebra'"),
+        (["a.png", "-t", "cat"], 2, "fits 2 classes"),
+        (["a.png", "-t", "99"], 2, "possible: 0 to 2"),
+        (["a.png", "--device", "gpu"], 2, "auto, cpu, cuda, cuda:N"),
+        (["a.png", "--batch-size", "0"], 2, "batch-size"),
+        (["a.png", "-m", "gone.onnx"], 1, "there is no model file gone.onnx"),
+        (["a.png", "-m", "a.png"], 1, "not an ONNX model"),
+        (["a.png", "-m", "timm:resnet18"], 2, "deepinside export timm:resnet18"),
+        (["a.png", "-o", "b.png"], 2, "is a file"),
+        (["a.png", "-o", "b.png/x"], 1, "can't be written"),
+        (["a.png", "--labels", "m.onnx"], 2, "exported already"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(
+    folder: Path, arguments: list[str], code: int, message: str
+) -> None:
+    result = run(*arguments, code=code)
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert len(result.stderr.split("Error: ")[1].strip().splitlines()) == 1
+
+
+def test_cuda_is_never_replaced_silently(folder: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    result = run("a.png", "--device", "cuda", code=1)
+    assert "'cuda:0' can't be used" in result.stderr
+    assert not Path("deepinside-results").exists()
+
+
+def test_bugs_show_their_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("deepinside.engine.render.normalise", bug)
+    result = CliRunner().invoke(cli, ["saliency", "-m", "m.onnx", "a.png"])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("index", "label", "slug"),
+    [
+        (285, "Egyptian cat", "285-egyptian-cat"),
+        (281, "tabby, tabby cat", "281-tabby"),
+        (7, None, "7"),
+        (7, "", "7"),
+        (7, "猫", "7"),
+        (7, "../../etc/passwd", "7-etc-passwd"),
+        (7, "Crème brûlée", "7-creme-brulee"),
+        (7, "x" * 500, "7-" + "x" * 60),
+    ],
+)
+def test_class_slugs(index: int, label: str | None, slug: str) -> None:
+    assert class_slug(index, label) == slug
+
+
+def test_stems() -> None:
+    stems = unique_stems({"A/x.png": "x", "b/X.png": "X", "y.png": "y" * 300, "z.png": "z"}, {})
+    assert len({stem.casefold() for stem in stems.values()}) == 4
+    assert stems["z.png"] == "z"
+    assert len(stems["y.png"]) < 140
+    assert unique_stems({"z.png": "z"}, {"z": "z.png"}) == {"z.png": "z"}
+    assert unique_stems({"z.png": "z"}, {"Z": "other.png"})["z.png"].startswith("z-")

@@ -1,0 +1,173 @@
+"""Saliency against closed forms."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine_fixtures import Recipe, pictures, write
+
+from deepinside.engine import Engine, InputFailure, InputMaps, TargetError, TaskError
+
+RECIPES = {
+    "plain": Recipe(),
+    "nhwc": Recipe(layout="NHWC"),
+    "batch of one": Recipe(batch=1),
+    "batch of four": Recipe(batch=4),
+    "required target": Recipe(target_input="required"),
+    "gradient only": Recipe(outputs=("gradient",)),
+    "saliency only": Recipe(outputs=("saliency", "score")),
+}
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return Engine(write(tmp_path / "file.onnx"), "cpu")
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_every_value_has_its_closed_form(tmp_path: Path, recipe: Recipe, batch_size: int) -> None:
+    engine = Engine(write(tmp_path / "file.onnx", recipe), "cpu")
+    x = pictures(5, recipe)
+    maps = engine.saliency(x, ["top1", 2], batch_size=batch_size)
+
+    scores = recipe.scores(x)
+    expected = []
+    for n, best in enumerate(scores.argmax(1)):
+        expected += [(n, int(index)) for index in dict.fromkeys([int(best), 2])]
+    assert [(int(m.source[1:]), m.index) for m in maps] == expected
+    for m, (n, index) in zip(maps, expected, strict=True):
+        gradient = recipe.gradient(x[n], index)
+        channel = 0 if recipe.layout == "NCHW" else 2
+        np.testing.assert_allclose(m.saliency, np.abs(gradient).max(channel), rtol=1e-5)
+        assert m.saliency.dtype == np.float32
+        assert m.saliency.base is None
+        if "gradient" in recipe.outputs:
+            assert m.gradient is not None
+            np.testing.assert_allclose(m.gradient, gradient, rtol=1e-4, atol=1e-6)
+        if "score" in recipe.outputs:
+            assert m.score == pytest.approx(scores[n, index], rel=1e-4)
+        exponentials = np.exp(scores[n] - scores[n].max())
+        assert m.probability == pytest.approx((exponentials / exponentials.sum())[index], rel=1e-3)
+        assert m.label == ["tabby, tabby cat", "tiger cat", "Great Dane"][index]
+        assert m.region is None
+        assert m.size is None
+
+
+@pytest.mark.parametrize("activation", ["none", "softmax", "log_softmax", "sigmoid"])
+def test_probability_follows_the_activation(tmp_path: Path, activation: str) -> None:
+    recipe = Recipe(activation=activation)
+    engine = Engine(write(tmp_path / "file.onnx", recipe), "cpu")
+    x = pictures(1) * 0.1
+    logits = recipe.scores(x)[0]
+    softmax = np.exp(logits) / np.exp(logits).sum()
+    expected = 1 / (1 + np.exp(-logits)) if activation == "sigmoid" else softmax
+    found = [m.probability for m in engine.saliency(x, [0, 1, 2])]
+    assert found == pytest.approx(list(expected), rel=1e-4)
+
+
+def test_a_single_class_has_a_sigmoid(tmp_path: Path) -> None:
+    recipe = Recipe(classes=1, labels=None)
+    engine = Engine(write(tmp_path / "file.onnx", recipe), "cpu")
+    x = pictures(1) * 0.1
+    (found,) = engine.saliency(x)
+    assert found.probability == pytest.approx(1 / (1 + np.exp(-recipe.scores(x)[0, 0])), rel=1e-4)
+    assert found.label is None
+
+
+def test_top_classes_come_in_the_order_of_their_scores(engine: Engine) -> None:
+    x = pictures(3)
+    order = np.argsort(-Recipe().scores(x), axis=1)
+    maps = engine.saliency(x, "top3", batch_size=2)
+    assert [m.index for m in maps] == order.ravel().tolist()
+    assert [m.index for m in engine.saliency(x, ["top2", "top3"])] == order.ravel().tolist()
+
+
+def test_float16_file(tmp_path: Path) -> None:
+    recipe = Recipe(dtype="float16")
+    engine = Engine(write(tmp_path / "file.onnx", recipe), "cpu")
+    x = pictures(2, recipe)
+    for n, m in enumerate(engine.saliency(x, 1)):
+        assert m.gradient is not None
+        assert m.gradient.dtype == np.float16
+        np.testing.assert_allclose(m.gradient, recipe.gradient(x[n], 1), atol=5e-3)
+        assert m.saliency.dtype == np.float32
+
+
+def test_gradients_are_left_out_on_request(engine: Engine) -> None:
+    (found,) = engine.saliency(pictures(1), keep_gradient=False)
+    assert found.gradient is None
+
+
+def test_one_bad_image_never_stops_the_rest(engine: Engine) -> None:
+    good = pictures(2)
+    bad = np.full_like(good[0], np.nan)
+    images = [good[0], bad, np.zeros((3, 5, 5), np.float32), "nowhere.png", object(), good[1]]
+    for batch_size in (1, 3, 8):
+        found = list(engine.iter_saliency(images, batch_size=batch_size))
+        kinds = [type(item) for item in found]
+        assert kinds == [InputMaps, *[InputFailure] * 4, InputMaps]
+        assert [item.position for item in found] == list(range(6))
+        assert isinstance(found[-1], InputMaps)
+        np.testing.assert_array_equal(
+            found[-1].maps[0].saliency, engine.saliency(good[1])[0].saliency
+        )
+
+
+def test_images_are_read_as_they_are_needed(engine: Engine) -> None:
+    read = 0
+
+    def endless() -> object:
+        nonlocal read
+        while True:
+            read += 1
+            yield pictures(1)[0]
+
+    results = engine.iter_saliency(endless(), batch_size=2)  # type: ignore[arg-type]
+    for _ in range(3):
+        next(results)
+    assert read == 4
+
+
+def test_a_gradient_that_is_no_number_is_a_failure(tmp_path: Path) -> None:
+    engine = Engine(write(tmp_path / "file.onnx", Recipe(gradient_factor=float("inf"))), "cpu")
+    (found,) = engine.iter_saliency(pictures(1))
+    assert isinstance(found, InputFailure)
+    assert "infinite" in str(found.error)
+
+
+def test_fixed_target_takes_no_other(tmp_path: Path) -> None:
+    engine = Engine(write(tmp_path / "file.onnx", Recipe(target_input="fixed:1")), "cpu")
+    (found,) = engine.saliency(pictures(1), "tiger cat")
+    assert found.index == 1
+    with pytest.raises(TargetError, match="for class 1 only"):
+        engine.saliency(pictures(1))
+
+
+def test_wrong_task(tmp_path: Path, engine: Engine) -> None:
+    other = Engine(write(tmp_path / "v.onnx", Recipe(task="visualization")), "cpu")
+    with pytest.raises(TaskError, match="--task saliency"):
+        other.saliency(pictures(1))
+    with pytest.raises(TaskError, match="--task visualization"):
+        engine.visualize(1)
+
+
+def test_pictures_need_a_record(tmp_path: Path) -> None:
+    engine = Engine(write(tmp_path / "file.onnx", Recipe(record=None)), "cpu")
+    (found,) = engine.iter_saliency(np.zeros((9, 9, 3), np.uint8))
+    assert isinstance(found, InputFailure)
+    assert "--preprocessing" in str(found.error)
+    assert len(engine.saliency(pictures(1))) == 1
+
+
+def test_pictures_are_preprocessed_and_mapped_back(engine: Engine) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    (found,) = engine.iter_saliency(picture, 0)
+    assert isinstance(found, InputMaps)
+    x = (picture / 255 - [0.5, 0.25, 0]) / [0.5, 0.25, 1]
+    expected = Recipe().gradient(x.transpose(2, 0, 1), 0)
+    gradient = found.maps[0].gradient
+    assert gradient is not None
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+    assert found.maps[0].size == (6, 8)
+    np.testing.assert_array_equal(found.picture.pixels, picture)  # type: ignore[union-attr]
