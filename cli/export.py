@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ _ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule",
     metavar="FILE",
     help="Weights for torch: and timm:, safetensors or a state dictionary; no code is run.",
 )
+@click.option(
+    "--random-weights",
+    is_flag=True,
+    default=None,
+    help="Don't fetch the pretrained weights of a timm: network.",
+)
 @json_option
 @overwrite_option
 @quiet_option
@@ -98,8 +105,9 @@ def export(
 ) -> None:
     """Append the input gradient to a classifier.
 
-    CLASSIFIER is an .onnx file, timm:NAME, or torch:package.module:factory. The saliency file
-    written is a drop-in replacement for the classifier; any ONNX runtime loads it.
+    CLASSIFIER is an .onnx file, timm:NAME, or torch:package.module:factory (modules of the current
+    folder too). The saliency file written is a drop-in replacement for the classifier; any ONNX
+    runtime loads it.
 
     \b
     Examples:
@@ -126,6 +134,8 @@ def export(
     if "input_shape" in options:
         options["input_shape"] = _shape(options["input_shape"])
     options = {**classifier_facts(Path(classifier)), **options}
+    if classifier.startswith("torch:"):
+        sys.path.insert(0, "")  # a factory may stand in the current folder, as with python -m
     make_folder(output.parent)
     report = run_export(classifier, output, task, options)
     for sentence in report.bypassed:

@@ -1,6 +1,9 @@
 """The command `deepinside` with its subcommands; nothing heavy is imported here."""
 
 import logging
+import signal
+import sys
+from types import FrameType
 
 import click
 
@@ -43,4 +46,10 @@ for _command in (export, saliency, visualize, inspect, check, providers):
 
 def main() -> None:
     """Entry point of the console script."""
+    # `kill` then ends the program as Ctrl-C does: temporary files go, the manifest is closed.
+    signal.signal(signal.SIGTERM, _terminate)
     cli(prog_name="deepinside")
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)

@@ -107,6 +107,8 @@ def test_folders_and_globs(folder: Path) -> None:
     result = run(".", "-t", "0", "--json")
     found = [json.loads(line)["input"] for line in result.stdout.splitlines()]
     assert found == ["a.png", "b.png", "sub/a.jpg"]
+    assert "3 kept" in run(".", "-t", "0").stderr
+    assert not list(Path("deepinside-results").glob("*heatmap.*"))[3:]
     result = run("*.png", "**/*.jpg", "a.png", "-t", "0", "--json")  # results are not inputs
     found = [json.loads(line)["input"] for line in result.stdout.splitlines()]
     assert found == ["a.png", "b.png", "sub/a.jpg"]

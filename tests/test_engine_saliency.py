@@ -28,7 +28,7 @@ def engine(tmp_path: Path) -> Engine:
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_every_value_has_its_closed_form(tmp_path: Path, recipe: Recipe, batch_size: int) -> None:
     engine = Engine(write(tmp_path / "file.onnx", recipe), "cpu")
-    x = pictures(5, recipe)
+    x = pictures(6, recipe)
     maps = engine.saliency(x, ["top1", 2], batch_size=batch_size)
 
     scores = recipe.scores(x)
@@ -44,6 +44,7 @@ def test_every_value_has_its_closed_form(tmp_path: Path, recipe: Recipe, batch_s
         assert m.saliency.base is None
         if "gradient" in recipe.outputs:
             assert m.gradient is not None
+            assert m.gradient.base is None
             np.testing.assert_allclose(m.gradient, gradient, rtol=1e-4, atol=1e-6)
         if "score" in recipe.outputs:
             assert m.score == pytest.approx(scores[n, index], rel=1e-4)

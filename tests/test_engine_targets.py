@@ -75,6 +75,8 @@ def test_plan() -> None:
     assert plan.needs_scores
     assert plan.classes(scores, 1) == [0, 1, 3, 5]
     assert plan_targets("top1", contract(LABELS)).classes(None, 4) == [4]
+    equal = plan_targets("top3", contract(LABELS)).classes(np.zeros(1000), 0)
+    assert equal == [0, 1, 2]
     for wrong in ("top0", "top7", []):
         with pytest.raises(TargetError):
             plan_targets(wrong, contract(LABELS))
