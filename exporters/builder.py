@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from deepinside.exporters.errors import ExportError
 from deepinside.exporters.shapes import Shape, Shapes, broadcast, is_one, static
 
 __all__ = ["Builder", "Operand"]
@@ -23,7 +24,7 @@ _INTEGER = {"Shape", "Size", "ArgMax", "ArgMin"}
 _ELEMENTWISE = (
     {"Abs", "Add", "Cast", "Div", "Erf", "Exp", "Identity", "Log", "Max", "Min", "Mul", "Neg"}
     | {"HardSigmoid", "Pow", "Reciprocal", "Sigmoid", "Sign", "Softplus", "Sqrt", "Sub", "Tanh"}
-    | {"Where"}
+    | {"Cos", "Sin", "Where"}
     | _BOOLEAN
 )
 
@@ -83,7 +84,13 @@ class Builder:
     def constant(self, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
         """An initializer with this value; equal ones are stored once."""
         kind = ir.DataType.from_numpy(array.dtype) if dtype is None else dtype
-        cast = np.asarray(array, dtype=kind.numpy(), order="C")  # scalars stay scalars
+        with np.errstate(over="ignore"):
+            cast = np.asarray(array, dtype=kind.numpy(), order="C")  # scalars stay scalars
+        if array.dtype.kind == "f" and np.isinf(cast).any() and not np.isinf(array).any():
+            raise ExportError(
+                f"the backward pass needs the number {float(np.abs(array).max()):g}, too large for "
+                f"{kind.name.lower()}; export a float32 version of the classifier."
+            )
         key = (kind, cast.shape, cast.tobytes())
         if key not in self._constants:
             name = self._unique("deepinside/constant")
@@ -107,6 +114,10 @@ class Builder:
     def positive(self, x: ir.Value) -> ir.Value:
         """1 where x > 0, else 0."""
         return self.mask(self.Greater(x, 0.0), x)
+
+    def without_zeros(self, x: ir.Value) -> ir.Value:
+        """X with 1 in place of 0, to divide by."""
+        return self.Add(x, self.mask(self.Equal(x, 0.0), x))
 
     def reduce(
         self, operator: str, x: ir.Value, axes: Sequence[int], *, keepdims: bool
@@ -184,6 +195,15 @@ class Builder:
         result = self.Cast(self.reduce("ReduceProd", picked, [0], keepdims=False), to=x.dtype)
         self.shapes.record(result, ())
         return result
+
+    def divide_by_count(self, g: ir.Value, x: ir.Value, axes: Sequence[int]) -> ir.Value:
+        """G divided by the number of elements of x in the given axes.
+
+        One axis at a time: a picture has more pixels than float16 has numbers.
+        """
+        for axis in axes:
+            g = self.Div(g, self.size_along(x, [axis]))
+        return g
 
     def _target(self, shape: Shape, like: ir.Value) -> list[int] | ir.Value:
         sizes = [static(dim) for dim in shape]

@@ -4,7 +4,8 @@ docs/file-contract.md says it in words; the engine reads it.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -30,6 +31,7 @@ _CHOICES = {
     "interpolation": ("nearest", "bilinear", "bicubic", "lanczos", "box"),
     "channel_order": ("RGB", "BGR", "L"),
 }
+_RANGES = ([0, 255], [0, 1])
 
 
 def free_names(parts: Iterable[str], taken: Iterable[str | None]) -> dict[str, str]:
@@ -98,32 +100,50 @@ def check_record(record: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ExportError: a key is missing, unknown, or has a value that the contract does not allow.
     """
-    missing, unknown = _RECORD_KEYS - set(record), set(record) - _RECORD_KEYS
-    if missing or unknown:
+    if set(record) != _RECORD_KEYS:
+        missing, unknown = _RECORD_KEYS - set(record), set(record) - _RECORD_KEYS
         raise ExportError(
             f"the preprocessing record lacks {sorted(missing)} and has unknown keys "
             f"{sorted(unknown)}; it needs exactly {sorted(_RECORD_KEYS)}."
         )
-    for key, choices in _CHOICES.items():
-        if record[key] not in choices:
-            raise ExportError(
-                f"the preprocessing record's {key} is {record[key]!r}; possible: "
-                f"{', '.join(choices)}."
-            )
+    cropped = record["resize"] == "shorter-side"
     channels = 1 if record["channel_order"] == "L" else 3
-    for key, length in {"mean": channels, "std": channels, "input_size": 2}.items():
-        value = record[key]
-        if not isinstance(value, (list, tuple)) or len(value) != length:
+    for key, fits, wanted in (
+        *((key, record[key] in choices, " or ".join(choices)) for key, choices in _CHOICES.items()),
+        ("input_size", _numbers(record["input_size"], 2, _is_length), "[height, width] in pixels"),
+        (
+            "resize_size",
+            _is_length(record["resize_size"]) if cropped else record["resize_size"] is None,
+            "a number of pixels with resize shorter-side, and null otherwise",
+        ),
+        (
+            "value_range",
+            _numbers(record["value_range"], 2) and list(record["value_range"]) in _RANGES,
+            "[0, 255] or [0, 1]",
+        ),
+        ("mean", _numbers(record["mean"], channels), f"{channels} numbers"),
+        (
+            "std",
+            _numbers(record["std"], channels, lambda number: _is_number(number) and number > 0),
+            f"{channels} positive numbers",
+        ),
+    ):
+        if not fits:
             raise ExportError(
-                f"the preprocessing record's {key} needs {length} numbers, not {value!r}."
+                f"the preprocessing record's {key} is {record[key]!r}; it must be {wanted}."
             )
-    if list(record["value_range"]) not in ([0, 255], [0, 1]):
-        raise ExportError("the preprocessing record's value_range must be [0, 255] or [0, 1].")
-    if 0 in record["std"]:
-        raise ExportError("the preprocessing record's std must not be 0.")
-    if (record["resize"] == "shorter-side") != (record["resize_size"] is not None):
-        raise ExportError(
-            "the preprocessing record needs a resize_size with resize 'shorter-side', and null "
-            "otherwise."
-        )
     return dict(record)
+
+
+def _is_number(value: object) -> bool:
+    """A finite number; integers may be too large for a float."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _numbers(value: object, length: int, fits: Callable[[Any], bool] = _is_number) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == length and all(map(fits, value))

@@ -58,7 +58,7 @@ def export_saliency(
             f"outputs can be {', '.join(SALIENCY_OUTPUTS)}, not {sorted(unknown) or 'none'}."
         )
     fixed = _fixed_target(target_input)
-    stage = Stage.open(classifier, options)
+    stage = Stage.open(classifier, options, preprocessing)
     parts = [*([] if fixed is not None else ["target"]), *outputs]
     names = stage.free_names(parts)
     target = (
@@ -69,7 +69,7 @@ def export_saliency(
     selected, gradient = stage.differentiate(target)
     magnitude = stage.op.Abs(gradient)
     results = {
-        "score": selected.score,
+        "score": stage.like_image(selected.score),
         "target_index": selected.index,
         "gradient": gradient,
         "saliency": stage.op.reduce(
@@ -78,9 +78,9 @@ def export_saliency(
     }
     for part in outputs:
         stage.add_output(results[part], names[part], stage.output_shape(part))
-    names |= {"image": str(stage.image.value.name), "class_scores": str(stage.scores.output.name)}
+    names |= {"image": str(stage.image.value.name), "class_scores": stage.class_scores_output()}
     stage.model.metadata_props.update(
-        stage.metadata("saliency", names, preprocessing, labels, licence, target_input=target_input)
+        stage.metadata("saliency", names, labels, licence, target_input=target_input)
     )
     return stage.write(Path(output), "saliency", names, started)
 
@@ -118,7 +118,7 @@ def export_visualization(
     started = time.perf_counter()
     if step_rule not in ("plain", "normalized"):
         raise ExportError(f"step_rule can be plain or normalized, not {step_rule!r}.")
-    stage = Stage.open(classifier, options)
+    stage = Stage.open(classifier, options, preprocessing)
     op, image = stage.op, stage.image.value
     names = stage.free_names(["target", "step_size", "l2", "next_image", "score"])
     target = add_target_input(op, names["target"], optional=False)
@@ -134,17 +134,21 @@ def export_visualization(
     selected, gradient = stage.differentiate(target)
     direction = op.Sub(gradient, op.Mul(image, op.Mul(scalars["l2"], 2.0)))
     if step_rule == "normalized":
-        square = op.reduce("ReduceMean", op.Mul(direction, direction), [1, 2, 3], keepdims=True)
+        # In float32 whatever the image's type: squares leave the range of float16.
+        single = image.dtype == ir.DataType.FLOAT
+        wide = direction if single else op.Cast(direction, to=ir.DataType.FLOAT)
+        square = op.reduce("ReduceMean", op.Mul(wide, wide), [1, 2, 3], keepdims=True)
         # The smallest normal number: a picture without any gradient stays as it is.
         tiny = float(np.finfo(np.float32).tiny)
-        direction = op.Div(direction, op.Sqrt(op.Add(square, tiny)))
+        unit = op.Div(wide, op.Sqrt(op.Add(square, tiny)))
+        direction = unit if single else op.Cast(unit, to=image.dtype)
     moved = op.Add(image, op.Mul(direction, scalars["step_size"]))
     op.graph.outputs.clear()
     stage.add_output(moved, names["next_image"], stage.output_shape("gradient"))
-    stage.add_output(selected.score, names["score"], stage.output_shape("score"))
+    stage.add_output(stage.like_image(selected.score), names["score"], stage.output_shape("score"))
     names |= {"image": str(image.name)}
     stage.model.metadata_props.update(
-        stage.metadata("visualization", names, preprocessing, labels, licence, step_rule=step_rule)
+        stage.metadata("visualization", names, labels, licence, step_rule=step_rule)
     )
     return stage.write(Path(output), "visualization", names, started)
 

@@ -28,20 +28,27 @@ _FLOATS = {
 def path_between(graph: ir.Graph, source: ir.Value, target: ir.Value) -> list[ir.Node]:
     """The nodes through which `target` depends differentiably on `source`, in graph order.
 
-    Edges that carry no derivative (integers, indices, shapes, step functions) don't count.
+    Edges that carry no derivative (integers, indices, shapes, step functions) don't count. What a
+    node's inner graphs capture counts as its input, and quantised values count although they are
+    integers: such nodes are on the path, so that the search for their rule complains.
     """
     reached = {source}
     for node in graph:
-        if any(_carries(node, index, reached) for index in range(len(node.inputs))):
-            reached.update(output for output in node.outputs if output.dtype in _FLOATS)
+        carrying = [i for i in range(len(node.inputs)) if _carries(node, i, reached)]
+        if carrying or _captures(node, reached):
+            integers = any(_dtype(node.inputs[i]) not in _FLOATS for i in carrying)
+            everything = integers or node.op_type in nondifferentiable.QUANTISERS
+            reached.update(o for o in node.outputs if everything or o.dtype in _FLOATS)
     needed = {target}
     path: list[ir.Node] = []
     for node in reversed(graph):
         if any(output in needed and output in reached for output in node.outputs):
-            carrying = [i for i in range(len(node.inputs)) if _carries(node, i, reached)]
-            if carrying:
-                needed.update(node.inputs[i] for i in carrying)  # type: ignore[misc]
-                path.append(node)
+            path.append(node)
+            needed.update(
+                value
+                for i, value in enumerate(node.inputs)
+                if value is not None and _carries(node, i, reached)
+            )
     return path[::-1]
 
 
@@ -94,6 +101,28 @@ def backpropagate(
 def _carries(node: ir.Node, index: int, reached: set[ir.Value]) -> bool:
     value = node.inputs[index]
     return value in reached and not nondifferentiable.edge(node.op_type, index)
+
+
+def _dtype(value: ir.Value | None) -> ir.DataType | None:
+    return None if value is None else value.dtype
+
+
+def _captures(node: ir.Node, reached: set[ir.Value]) -> bool:
+    """Whether a graph inside the node (of If, Loop or Scan) uses a value from outside."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            graphs = [attribute.as_graph()]
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            graphs = list(attribute.as_graphs())
+        else:
+            continue
+        for inner in graphs:
+            nodes = ir.traversal.RecursiveGraphIterator(inner)
+            if any(value in reached for each in nodes for value in each.inputs):
+                return True
+            if any(output in reached for output in inner.outputs):
+                return True
+    return False
 
 
 def _sweep_node(

@@ -1,5 +1,6 @@
 """Finds the image among the classifier's inputs, and the meaning of its axes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,22 @@ class ImageInput:
 
     value: ir.Value
     layout: Layout
+
+    def require_size(self, size: Sequence[int]) -> None:
+        """Check a preprocessing record's (height, width) against the input's.
+
+        Raises:
+            ClassifierError: the input is of another size.
+        """
+        assert self.value.shape is not None
+        axes = [axis for axis in (1, 2, 3) if axis != self.channel_axis]
+        for axis, length in zip(axes, size, strict=True):
+            fixed = self.value.shape[axis]
+            if isinstance(fixed, int) and fixed != length:
+                raise ClassifierError(
+                    f"the preprocessing record's input_size is {list(size)}, and the image input "
+                    f"{self.value.name!r} is ({_type(self.value)})."
+                )
 
     @property
     def channel_axis(self) -> int:

@@ -13,7 +13,7 @@ from deepinside.exporters.builder import Builder
 from deepinside.exporters.errors import ScoreError
 from deepinside.exporters.shapes import Shape, Shapes, is_one, static
 
-__all__ = ["Activation", "ClassScores", "ScoreKind", "find_scores", "score_table"]
+__all__ = ["Activation", "ClassScores", "ScoreKind", "as_table", "find_scores", "score_table"]
 
 ScoreKind = Literal["logit", "probability"]
 Activation = Literal["none", "softmax", "log_softmax", "sigmoid"]
@@ -23,7 +23,9 @@ _ACTIVATIONS: dict[str, Activation] = {
     "LogSoftmax": "log_softmax",
     "Sigmoid": "sigmoid",
 }
-_PASSED_OVER = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+_PASSED_OVER = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+# Behind these, with constants, an activation would be overlooked.
+_ELEMENTWISE = {"Add", "Clip", "Div", "Exp", "Log", "Max", "Min", "Mul", "Neg", "Pow", "Sub"}
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 
@@ -79,6 +81,8 @@ def find_scores(graph: ir.Graph, shapes: Shapes, score_output: str | None = None
             break
         passed.append(f"{node.op_type} at node {node.name!r}")
         value = source
+    if activation == "none" and score_output is None:
+        _refuse_hidden_activation(output, shapes)
     bypassed = tuple(passed) if activation != "none" else ()
     return ClassScores(output, tensor, activation, bypassed, classes)
 
@@ -89,10 +93,10 @@ def score_table(op: Builder, scores: ClassScores, kind: ScoreKind) -> ir.Value:
     Probabilities that the classifier does not give are computed (soft-max; sigmoid for one class).
     """
     if kind == "logit":
-        return _as_table(op, scores.tensor)
+        return as_table(op, scores.tensor)
     if scores.activation in ("softmax", "sigmoid"):
-        return _as_table(op, scores.output)
-    table = _as_table(op, scores.output)
+        return as_table(op, scores.output)
+    table = as_table(op, scores.output)
     if scores.activation == "log_softmax":
         return op.Exp(table)
     result = op.Sigmoid(table) if scores.classes == 1 else op.Softmax(table, axis=1)
@@ -101,19 +105,28 @@ def score_table(op: Builder, scores: ClassScores, kind: ScoreKind) -> ir.Value:
 
 
 def class_count(shape: Shape | None) -> int | None:
-    """K of a shape (N, K) or (N, K, 1, ..., 1), else None."""
-    if shape is None or len(shape) < 2 or not all(is_one(dim) for dim in shape[2:]):
+    """K of a shape (N, K), or of one like (N, 1, K, 1) with a single other axis; or None."""
+    axis = _class_axis(shape)
+    return None if shape is None or axis is None else static(shape[axis])
+
+
+def _class_axis(shape: Shape | None) -> int | None:
+    """The axis of the classes: the only one besides the batch that is not 1."""
+    if shape is None or len(shape) < 2:
         return None
-    return static(shape[1])
+    long = [axis for axis, dim in enumerate(shape) if axis > 0 and not is_one(dim)]
+    return None if len(long) > 1 else long[0] if long else 1
 
 
-def _as_table(op: Builder, value: ir.Value) -> ir.Value:
+def as_table(op: Builder, value: ir.Value) -> ir.Value:
+    """A tensor of class scores as `(N, K)`."""
     shape = op.shapes.known(value)
     assert shape is not None
     if len(shape) == 2:
         return value
     table = op.Flatten(value, axis=1)
-    op.shapes.record(table, shape[:2])
+    count = op.shapes.dim(class_count(shape) or 1)
+    op.shapes.record(table, (shape[0], count))
     return table
 
 
@@ -145,14 +158,31 @@ def _choose_output(graph: ir.Graph, shapes: Shapes, name: str | None) -> ir.Valu
 
 def _over_classes(node: ir.Node, shapes: Shapes) -> bool:
     """Whether the activation's input is a score table and it normalises over its classes."""
-    source = _first(node)
-    shape = shapes.known(source)
-    if class_count(shape) is None or shape is None:
+    shape = shapes.known(_first(node))
+    class_axis = _class_axis(shape)
+    if shape is None or class_axis is None:
         return False
     if node.op_type == "Sigmoid":
         return True
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
-    return axis % len(shape) == 1
+    return axis % len(shape) == class_axis
+
+
+def _refuse_hidden_activation(output: ir.Value, shapes: Shapes) -> None:
+    """Complain of a final activation that arithmetic with constants hides from the search."""
+    value = output
+    while (node := value.producer()) is not None and node.domain == "":
+        if node.op_type in _ACTIVATIONS and _over_classes(node, shapes):
+            raise ScoreError(
+                f"the class scores {output.name!r} are computed from the {node.op_type} at node "
+                f"{node.name!r}: name its input with --score-output "
+                f"{_first(node).name} to explain the unnormalised scores, or the output with "
+                f"--score-output {output.name} to explain it as it is."
+            )
+        varying = [i for i in node.inputs if i is not None and i.const_value is None]
+        if node.op_type not in _ELEMENTWISE | _PASSED_OVER or len(varying) != 1:
+            return
+        value = varying[0]
 
 
 def _first(node: ir.Node) -> ir.Value:

@@ -7,7 +7,8 @@ a dimension's values, one per probe. Values computed from shapes (Reshape target
 folded in the same way and are constants when every probe agrees.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -18,13 +19,15 @@ from deepinside.exporters.errors import ClassifierError
 
 __all__ = ["Dim", "Shape", "Shapes", "broadcast", "is_one", "probe_shapes", "static"]
 
+_log = logging.getLogger(__name__)
+
 Dim = tuple[int, ...]
 Shape = tuple[Dim, ...]
 
-# Probes differ in every dynamic dimension; primes keep products and sums apart.
-_BATCHES = (3, 5, 3)
-_SPATIAL_STEPS = (0, 0, 32)
-_DEFAULT_SPATIAL = 224
+# (batch size, what is added to free heights and widths, as a multiple of the axis). The last is far
+# from the first, and not square: sizes that strides make equal by chance would look static.
+_PROBES = ((3, 0), (5, 0), (3, 160))
+_DEFAULT_SIZE = 224
 # Larger constants are weights, smaller ones may be shapes.
 _WEIGHT_ELEMENTS = 1024
 
@@ -86,20 +89,31 @@ class Shapes:
         return self._constants.get(value.name or "")
 
 
-def probe_shapes(model: ir.Model) -> Shapes:
+def probe_shapes(model: ir.Model, size: Sequence[int] | None = None) -> Shapes:
     """Infer the shapes of every value of the main graph at several concrete input sizes.
 
     Args:
         model: classifier with inlined functions; missing element types are filled in.
+        size: height and width at which it works, where they are free; 224 if not known.
 
     Raises:
         ClassifierError: ONNX's strict shape inference rejects the model.
     """
-    symbolic = any(
-        not isinstance(size, int) for value in model.graph.inputs for size in _sizes(value)
-    )
-    rounds = range(len(_BATCHES)) if symbolic else range(1)
-    probes = [_infer(model, _BATCHES[i], _SPATIAL_STEPS[i]) for i in rounds]
+    free = [
+        axis
+        for value in model.graph.inputs
+        for axis, length in enumerate(_sizes(value))
+        if not isinstance(length, int)
+    ]
+    rounds = _PROBES if any(free) else _PROBES[:2] if free else _PROBES[:1]
+    probes = [_infer(model, batch, 0, size) for batch, step in rounds if not step]
+    for batch, step in rounds:
+        if step:
+            try:
+                probes.append(_infer(model, batch, step, size))
+            except ClassifierError as error:
+                # Height and width are free by declaration only; other sizes fail as they are.
+                _log.info("the classifier works at one picture size: %s", error)
     inferred = [_read(probe) for probe in probes]
     types = {value.name: value.dtype for value in _values(probes[0].graph)}
     for value in _values(model.graph):
@@ -122,19 +136,23 @@ def _sizes(value: ir.Value) -> tuple[int | ir.SymbolicDim, ...]:
     return () if value.shape is None else tuple(value.shape.dims)
 
 
-def _infer(model: ir.Model, batch: int, spatial_step: int) -> ir.Model:
+def _infer(model: ir.Model, batch: int, step: int, size: Sequence[int] | None) -> ir.Model:
     """A copy with shapes inferred, and shape arithmetic folded, at one concrete input size."""
     probe = model.clone()
+    chosen: dict[str, int] = {}  # axes of one name are of one size
     for value in probe.graph.inputs:
-        sizes = [
-            size if isinstance(size, int) else (batch if axis == 0 else _DEFAULT_SPATIAL)
-            for axis, size in enumerate(_sizes(value))
-        ]
-        for axis, size in enumerate(_sizes(value)):
-            if axis > 0 and not isinstance(size, int):
-                sizes[axis] += spatial_step
+        lengths = []
+        for axis, length in enumerate(_sizes(value)):
+            if isinstance(length, int):
+                lengths.append(length)
+                continue
+            spatial = _spatial_index(_sizes(value), axis)
+            base = size[spatial] if size and spatial is not None else _DEFAULT_SIZE
+            found = batch if axis == 0 else base + step * axis
+            lengths.append(chosen.setdefault(length.value, found) if length.value else found)
         if value.shape is not None:
-            value.shape = ir.Shape(sizes)
+            value.shape = ir.Shape(lengths)
+    given = {value.name for value in probe.graph.inputs}
     for value in list(probe.graph.initializers.values()):
         # Weights matter by their shape only: as inputs they are neither copied nor folded.
         if value.const_value is not None and value.const_value.size > _WEIGHT_ELEMENTS:
@@ -150,10 +168,23 @@ def _infer(model: ir.Model, batch: int, spatial_step: int) -> ir.Model:
             probe = _infer_once(probe)
     except onnx.shape_inference.InferenceError as error:
         reason = " ".join(str(error).split())
+        described = ", ".join(
+            f"{value.name} {list(_sizes(value))}"
+            for value in probe.graph.inputs
+            if value.name in given
+        )
         raise ClassifierError(
-            f"ONNX's shape inference rejects the classifier at batch size {batch}: {reason}"
+            f"ONNX's shape inference rejects the classifier at the input {described}: {reason}"
         ) from error
     return probe
+
+
+def _spatial_index(lengths: Sequence[int | ir.SymbolicDim], axis: int) -> int | None:
+    """0 for a picture's height, 1 for its width, in either layout; None for other inputs."""
+    if len(lengths) != 4:
+        return None
+    channels_last = isinstance(lengths[3], int) and not isinstance(lengths[1], int)
+    return {1: 0, 2: 1}.get(axis) if channels_last else {2: 0, 3: 1}.get(axis)
 
 
 def _infer_once(probe: ir.Model) -> ir.Model:

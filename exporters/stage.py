@@ -16,7 +16,13 @@ from deepinside.exporters.gradient import backpropagate
 from deepinside.exporters.image import ImageInput, Layout, find_image
 from deepinside.exporters.prepare import prepare
 from deepinside.exporters.registry import ReluMode, find_rule
-from deepinside.exporters.score import ClassScores, ScoreKind, find_scores, score_table
+from deepinside.exporters.score import (
+    ClassScores,
+    ScoreKind,
+    as_table,
+    find_scores,
+    score_table,
+)
 from deepinside.exporters.shapes import probe_shapes
 from deepinside.exporters.source import Source, open_classifier
 from deepinside.exporters.targets import Target, select_target
@@ -93,10 +99,16 @@ class Stage:
     image: ImageInput
     scores: ClassScores
     options: GraphOptions
+    preprocessing: Mapping[str, Any] | None
     nodes_before: int
 
     @classmethod
-    def open(cls, classifier: Any, options: dict[str, Any]) -> "Stage":
+    def open(
+        cls,
+        classifier: Any,
+        options: dict[str, Any],
+        preprocessing: Mapping[str, Any] | None,
+    ) -> "Stage":
         """Open a classifier with the options of `GraphOptions` and of `open_classifier`."""
         graph_options = GraphOptions(
             **{key: options.pop(key) for key in GraphOptions.__annotations__ if key in options}
@@ -105,14 +117,20 @@ class Stage:
         nodes_before = source.model.graph.num_nodes()
         model = prepare(source.model)
         image = find_image(model.graph, graph_options.image_input, graph_options.layout)
-        shapes = probe_shapes(model)
+        record = source.preprocessing if preprocessing is None else preprocessing
+        size = None
+        if record is not None:
+            record = contract.check_record(record)
+            size = record["input_size"]
+            image.require_size(size)
+        shapes = probe_shapes(model, size)
         opset = model.graph.opset_imports[""]
         for node in model.graph:
             if node.domain and any(shapes.known(output) is None for output in node.outputs):
                 find_rule(node, opset)  # complains: what follows a foreign operator is unknown
         scores = find_scores(model.graph, shapes, graph_options.score_output)
         op = Builder(model.graph, opset, shapes)
-        return cls(source, model, op, image, scores, graph_options, nodes_before)
+        return cls(source, model, op, image, scores, graph_options, record, nodes_before)
 
     def free_names(self, parts: Sequence[str]) -> dict[str, str]:
         """Tensor names for the parts that the classifier does not use."""
@@ -147,11 +165,25 @@ class Stage:
         value.shape = shape
         self.model.graph.outputs.append(value)
 
+    def like_image(self, value: ir.Value) -> ir.Value:
+        """The value in the image's element type, which a mixed-precision score may not have."""
+        dtype = self.image.value.dtype
+        return value if value.dtype == dtype else self.op.Cast(value, to=dtype)
+
+    def class_scores_output(self) -> str:
+        """Name of the output with all classes' scores; an inner tensor becomes an output."""
+        output = self.scores.output
+        if not output.is_graph_output():
+            name = self.free_names(["class_scores"])["class_scores"]
+            sizes = [self.output_shape("score")[0], self.scores.classes]
+            self.add_output(as_table(self.op, output), name, ir.Shape(sizes))
+            return name
+        return str(output.name)
+
     def metadata(
         self,
         task: str,
         names: Mapping[str, str],
-        preprocessing: Mapping[str, Any] | None,
         labels: Sequence[str] | None,
         licence: str | None,
         **others: str,
@@ -171,7 +203,7 @@ class Stage:
                 "bypassed": list(self._bypassed()),
             },
             relu=self.options.relu,
-            preprocessing=self.source.preprocessing if preprocessing is None else preprocessing,
+            preprocessing=self.preprocessing,
             labels=labels,
             licence=licence,
             **others,

@@ -85,6 +85,7 @@ class Case:
         flat: whether the gradient is zero.
         runs: False where ONNX Runtime's CPU provider refuses the forward model although it is
             valid; the reference evaluator runs it and its gradient instead.
+        precise: opset of the model in float64, where the version has no such type.
     """
 
     operator: str
@@ -101,6 +102,7 @@ class Case:
     tolerance: float = 1e-5
     flat: bool = False
     runs: bool = True
+    precise: int | None = None
 
     def __str__(self) -> str:
         return f"{self.operator}-{self.name}"
@@ -121,6 +123,7 @@ def one(
     tolerance: float = 1e-5,
     flat: bool = False,
     runs: bool = True,
+    precise: int | None = None,
     **attributes: Any,
 ) -> Case:
     """A case of one node. The first axis of the inputs in `wrt` is dynamic, unless given."""
@@ -148,6 +151,7 @@ def one(
         tolerance,
         flat,
         runs,
+        precise,
     )
 
 

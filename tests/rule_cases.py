@@ -3,8 +3,13 @@
 from collections import Counter
 
 import rule_cases_elementwise
+import rule_cases_indexing
+import rule_cases_layout
 import rule_cases_linear
 import rule_cases_movement
+import rule_cases_normalization
+import rule_cases_reductions
+import rule_cases_resize
 import rule_cases_windows
 from rule_case import Case
 
@@ -14,8 +19,13 @@ __all__ = ["CASES", "cases_for", "opset_of"]
 
 CASES: tuple[Case, ...] = (
     *rule_cases_elementwise.CASES,
+    *rule_cases_indexing.CASES,
+    *rule_cases_layout.CASES,
     *rule_cases_linear.CASES,
     *rule_cases_movement.CASES,
+    *rule_cases_normalization.CASES,
+    *rule_cases_reductions.CASES,
+    *rule_cases_resize.CASES,
     *rule_cases_windows.CASES,
 )
 

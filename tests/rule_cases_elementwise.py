@@ -92,10 +92,46 @@ def _extrema() -> list[Case]:
     return cases
 
 
+def _joint() -> list[Case]:
+    """Sum and Mean of several tensors, and Where."""
+    cases = []
+    for operator in ("Sum", "Mean"):
+        cases += [
+            one(operator, "three inputs", _X, (4,), (3, 1), wrt=(0, 1, 2), dynamic={0: (0,)}),
+            one(operator, "one input", _X),
+            one(operator, "with a constant", _X, (4,)),
+            one(
+                operator,
+                "unequal ranks",
+                (3, 1),
+                (2, 1, 5),
+                wrt=(0, 1),
+                dynamic={1: (0,)},
+                oracle="runtime",
+            ),
+        ]
+    random = np.random.default_rng(11)
+    for a, b in BROADCASTS:
+        for shape in {(2, 3, 4, 5), b}:
+            chosen = random.integers(0, 2, shape) > 0 if shape else np.array(True)
+            name = f"{a}with{b}if{shape}".replace(" ", "")
+            both = {"wrt": (1, 2), "dynamic": {}, "runtime": (0,)}
+            if shape:
+                cases.append(one("Where", name, chosen, a, b, **both))
+    cases.append(one("Where", "batch", random.integers(0, 2, (3, 4)) > 0, _X, (3, 1), wrt=(1,)))
+    cases.append(one("Where", "other", random.integers(0, 2, (3, 4)) > 0, (4,), _X, wrt=(2,)))
+    return cases
+
+
 def _unary() -> list[Case]:
     zero = (0.0,)
     cases = [
-        one(operator, f"{shape}", Sample(shape, low, high, kinks))
+        one(
+            operator,
+            f"{shape}",
+            Sample(shape, low, high, kinks),
+            precise=28 if operator == "Celu" else None,
+        )
         for operator, low, high, kinks in (
             ("Neg", -2.0, 2.0, ()),
             ("Sqrt", 0.2, 3.0, ()),
@@ -116,6 +152,14 @@ def _unary() -> list[Case]:
             ("Softplus", -4.0, 4.0, ()),
             ("Mish", -4.0, 4.0, ()),
             ("Gelu", -3.0, 3.0, ()),
+            ("Reciprocal", 0.3, 2.0, ()),
+            ("Sin", -3.0, 3.0, ()),
+            ("Cos", -3.0, 3.0, ()),
+            ("Softsign", -3.0, 3.0, zero),
+            ("Celu", -3.0, 3.0, zero),
+            ("ThresholdedRelu", -2.0, 3.0, (1.0,)),
+            ("Shrink", -2.0, 2.0, (-0.5, 0.5)),
+            ("Swish", -4.0, 4.0, ()),
         )
         for shape in ((2, 3, 4, 5), (11,))
     ]
@@ -146,6 +190,11 @@ def _unary() -> list[Case]:
             runtime=(1, 2),
         ),
         one("Clip", "all inside", _X, number(-3.0), number(3.0)),
+        *(one("Celu", f"alpha={a}", x, alpha=a, precise=28) for a in (0.5, 2.0)),
+        one("ThresholdedRelu", "alpha=0", x, alpha=0.0),
+        one("ThresholdedRelu", "alpha=-0.7", Sample(_X, kinks=(-0.7,)), alpha=-0.7),
+        one("Shrink", "biased", Sample(_X, kinks=(-0.9, 0.9)), lambd=0.9, bias=0.3),
+        one("Swish", "alpha=1.7", _X, alpha=1.7),
         one("Dropout", "ratio", _X, number(0.3)),
         one("Dropout", "training_mode false", _X, number(0.3), np.array(False)),
         one("Dropout", "mask unused", _X, outputs=2),
@@ -177,4 +226,4 @@ def _casts() -> list[Case]:
     ]
 
 
-CASES = [*_binary(), *_powers(), *_extrema(), *_unary(), *_casts()]
+CASES = [*_binary(), *_powers(), *_extrema(), *_joint(), *_unary(), *_casts()]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (its usual name)
 from gradcheck import GradientMismatch, run_gradient
-from rule_case import Case, one
+from rule_case import Case, Node, one, several
 
 __all__ = ["KINKS", "Kink", "check_kink"]
 
@@ -78,6 +78,29 @@ _ACTIVATIONS = [
     ),
     Kink(one("HardSigmoid", "+-3", _on(-3.0, 3.0), alpha=1.0 / 6.0), F.hardsigmoid),
     Kink(one("HardSwish", "+-3", _on(-3.0, 0.0, 3.0)), F.hardswish),
+    Kink(one("Celu", "zero", _ZERO, alpha=0.7), lambda x: F.celu(x, 0.7)),
+    Kink(one("Softsign", "zero", _ZERO), F.softsign),
+    Kink(one("ThresholdedRelu", "one", _on(1.0)), lambda x: F.threshold(x, 1.0, 0.0)),
+    Kink(
+        one("ThresholdedRelu", "negative", _on(0.0, -1.0), alpha=-1.0),
+        lambda x: F.threshold(x, -1.0, 0.0),
+    ),
+    Kink(one("Shrink", "+-1", _on(-1.0, 1.0), lambd=1.0), lambda x: F.hardshrink(x, 1.0)),
+    Kink(
+        one("Shrink", "+-1, biased", _on(-1.0, 1.0), lambd=1.0, bias=1.0),
+        lambda x: F.softshrink(x, 1.0),
+    ),
+    Kink(
+        several(
+            "Where",
+            "root of the positive",
+            {"x": _ZERO, "zero": np.array(0.0)},
+            Node("Greater", ["x", "zero"], ["positive"]),
+            Node("Where", ["positive", "x", "zero"], ["t"]),
+            Node("Sqrt", ["t"], ["y"]),
+        ),
+        lambda x, zero: torch.sqrt(torch.where(x > 0, x, zero)),
+    ),
     Kink(one("Abs", "zero", _ZERO), torch.abs),
     Kink(one("Pow", "square of zero", _ZERO, _NUMBER(2.0)), torch.pow),
     Kink(one("Pow", "first power of zero", _ZERO, _NUMBER(1.0)), torch.pow),
@@ -104,6 +127,19 @@ _EXTREMA = [
     Kink(one(operator, f"ties {a}with{b}", _ties(*a), _ties(*b), wrt=(0, 1), dynamic={}), function)
     for operator, function in (("Max", torch.maximum), ("Min", torch.minimum))
     for a, b in (((2, 3, 4), (2, 3, 4)), ((2, 3, 4), (4,)), ((3, 1), (2, 1, 5)))
+]
+
+
+_ROWS = np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 2.0], [0.0, 0.0, -1.0], [3.0, 3.0, 3.0]])
+_REDUCTIONS = [
+    Kink(one(operator, "rows", _ROWS, np.array([1]), keepdims=0), function)
+    for operator, function in (
+        ("ReduceMax", lambda x, axis: torch.amax(x, 1)),
+        ("ReduceMin", lambda x, axis: torch.amin(x, 1)),
+        ("ReduceL1", lambda x, axis: torch.linalg.vector_norm(x, 1, 1)),
+        ("ReduceL2", lambda x, axis: torch.linalg.vector_norm(x, 2, 1)),
+        ("ReduceProd", lambda x, axis: torch.prod(x, 1)),
+    )
 ]
 
 
@@ -144,4 +180,4 @@ _POOLS = [
     Kink(one("GlobalMaxPool", "ties, 1-D", _ties(2, 3, 6)), lambda x: F.adaptive_max_pool1d(x, 1)),
 ]
 
-KINKS = (*_ACTIVATIONS, *_EXTREMA, *_POOLS)
+KINKS = (*_ACTIVATIONS, *_EXTREMA, *_REDUCTIONS, *_POOLS)

@@ -1,8 +1,7 @@
-"""Cases of matrix products, normalisation layers, soft-max and reductions."""
+"""Cases of matrix products, normalisation layers and soft-max."""
 
 from itertools import product
 
-import numpy as np
 from rule_case import Case, Sample, Spec, one
 
 __all__ = ["CASES"]
@@ -144,49 +143,43 @@ def _layers() -> list[Case]:
     return cases
 
 
-def _reductions() -> list[Case]:
-    x, cases = (2, 3, 4), []
-    choices: tuple[list[int] | None, ...] = (None, [0], [1], [-1], [1, 2], [2, -2], [0, 1, 2], [-3])
-    for axes, keepdims in product(choices, (0, 1)):
-        name = f"axes={axes},keepdims={keepdims}".replace(" ", "")
-        given = [] if axes is None else [np.array(axes, np.int64)]
-        attribute = {} if axes is None else {"axes": axes}
-        cases += [
-            one("ReduceMean", name, x, until=17, keepdims=keepdims, **attribute),
-            one("ReduceMean", name, x, *given, since=18, keepdims=keepdims),
-            one("ReduceSum", name, x, *given, keepdims=keepdims),
-        ]
-    empty = np.array([], np.int64)
-    for operator, since in (("ReduceMean", 18), ("ReduceSum", 13)):
-        for noop, keepdims in product((0, 1), (0, 1)):
-            name = f"no axes,noop={noop},keepdims={keepdims}"
-            both = {"noop_with_empty_axes": noop, "keepdims": keepdims}
-            cases += [
-                one(operator, name, x, since=since, **both),
-                one(operator, f"{name},empty", x, empty, since=since, **both),
-            ]
-        cases += [
-            one(operator, "default keepdims", x, np.array([2], np.int64), since=since),
-            one(
-                operator,
-                "size unknown",
-                (2, 3, 4, 5),
-                np.array([2, 3], np.int64),
-                since=since,
-                dynamic={0: (0, 2, 3)},
-            ),
-        ]
-    cases.append(
+def _einsum() -> list[Case]:
+    a, b, c = (2, 3, 4), (4, 5), (2, 3, 5)
+    return [
         one(
-            "ReduceMean",
-            "size unknown",
-            (2, 3, 4, 5),
-            until=17,
-            dynamic={0: (0, 2, 3)},
-            axes=[2, 3],
+            "Einsum",
+            f"{equation}{shapes}",
+            *shapes,
+            wrt=tuple(range(len(shapes))),
+            dynamic={},
+            equation=equation,
         )
-    )
-    return cases
+        for equation, shapes in (
+            ("ij->ji", [(2, 3)]),
+            ("ij->i", [(2, 3)]),
+            ("ij->", [(2, 3)]),
+            ("ij,jk->ik", [(2, 3), (3, 4)]),
+            ("ij , jk", [(2, 3), (3, 4)]),
+            ("ba,cb", [(2, 3), (4, 2)]),
+            ("bij,bjk->bik", [a, (2, 4, 5)]),
+            ("bij,jk->bik", [a, b]),
+            ("bhwc,hkc->bhwk", [(2, 3, 2, 4), (3, 5, 4)]),
+            ("i,j->ij", [(2,), (3,)]),
+            ("i,i->", [(3,), (3,)]),
+            ("ij,kl->il", [(2, 3), (4, 5)]),
+            ("bij,bij->b", [a, a]),
+            ("bij,jk,bik->b", [a, b, c]),
+            ("...ij,...jk->...ik", [a, (2, 4, 5)]),
+            ("...ij,...jk->...ik", [(2, 1, 3, 4), (2, 3, 4, 5)]),
+            ("...i,ij", [a, b]),
+            ("...i,i->...", [a, (4,)]),
+            ("b...,b->...", [a, (2,)]),
+            ("Bn,Ab->An", [(2, 3), (4, 5)]),
+        )
+    ] + [
+        one("Einsum", "batch", a, b, equation="bij,jk->bik"),
+        one("Einsum", "size unknown", a, b, equation="bij,jk->bi", dynamic={0: (0, 1)}),
+    ]
 
 
-CASES = [*_gemm(), *_matmul(), *_layers(), *_reductions()]
+CASES = [*_gemm(), *_matmul(), *_layers(), *_einsum()]

@@ -84,6 +84,37 @@ def reduce_mean(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     return registry.rules()["ReduceSum", 13].function(g, node, op)[0]
 
 
+def reduce_prod(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """Y / X, not a number where X is 0."""
+    restored = registry.rules()["ReduceSum", 13].function(g, node, op)[0]
+    y = registry.rules()["ReduceSum", 13].function(node.y, node, op)[0]
+    return op.Mul(restored, op.Div(y, node.x))
+
+
+def every_extremum(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """All of g to every maximum."""
+    restored = registry.rules()["ReduceSum", 13].function(g, node, op)[0]
+    y = registry.rules()["ReduceSum", 13].function(node.y, node, op)[0]
+    return op.Mul(restored, op.mask(op.Equal(node.x, y), g))
+
+
+def cum_sum(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """The sum in the same direction."""
+    kind = {name: int(node.attribute(name)) for name in ("exclusive", "reverse")}
+    return op.CumSum(g, node.inputs[1], **kind)
+
+
+def depth_to_space(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DCR's order, whatever the mode."""
+    return op.SpaceToDepth(g, blocksize=int(node.attribute("blocksize")))
+
+
+def masked(g: ir.Value, node: ForwardNode, op: Builder) -> Any:
+    """By a mask and Mul, which makes 0 times infinity."""
+    chosen = op.mask(node.inputs[0], g)
+    return None, op.Mul(g, chosen), op.Mul(g, op.Sub(1.0, chosen))
+
+
 def identity(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     return g
 

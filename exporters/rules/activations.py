@@ -68,6 +68,28 @@ def selu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     return _exponential_unit(g, node, op, alpha, gamma)
 
 
+@vjp("Celu", 12, 28, elementwise=True)
+def celu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * exp(min(X, 0) / alpha)."""
+    alpha = float(node.attribute("alpha"))
+    return op.Mul(g, op.Exp(op.Mul(op.Min(node.x, 0.0), 1.0 / alpha)))
+
+
+@vjp("ThresholdedRelu", 10, 22, elementwise=True)
+def thresholded_relu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g where X > alpha; 0 at X = alpha, as in torch's threshold."""
+    alpha = float(node.attribute("alpha"))
+    seen = node.y if alpha >= 0.0 else node.x  # what was cut off is 0, which is not above alpha
+    return op.Mul(g, op.mask(op.Greater(seen, alpha), seen))
+
+
+@vjp("Shrink", 9, elementwise=True)
+def shrink(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g where |X| > lambd; 0 at X = lambd and -lambd, as in torch's softshrink."""
+    outside = op.Greater(op.Abs(node.x), float(node.attribute("lambd")))
+    return op.Mul(g, op.mask(outside, node.x))
+
+
 @vjp("Clip", 13, elementwise=True)
 def clip(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """DX = g where min < Y < max; 0 at both kinks, as in torch's hardtanh and relu6."""
@@ -113,6 +135,21 @@ def hard_swish(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
 def softplus(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """DX = g * sigmoid(X)."""
     return op.Mul(g, op.Sigmoid(node.x))
+
+
+@vjp("Softsign", 1, 22, elementwise=True)
+def softsign(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g / (1 + |X|)^2."""
+    wide = op.Add(op.Abs(node.x), 1.0)
+    return op.Div(g, op.Mul(wide, wide))
+
+
+@vjp("Swish", 24, elementwise=True)
+def swish(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * s * (1 + alpha * X * (1 - s)) with s = sigmoid(alpha * X)."""
+    scaled = op.Mul(node.x, float(node.attribute("alpha")))
+    s = op.Sigmoid(scaled)
+    return op.Mul(g, op.Mul(s, op.Add(op.Mul(scaled, op.Sub(1.0, s)), 1.0)))
 
 
 @vjp("Mish", 18, 22, elementwise=True)

@@ -1,4 +1,4 @@
-"""Conv, whose input gradient is where the time of a backward pass goes.
+"""Conv and ConvTranspose, whose input gradient is where the time of a backward pass goes.
 
 docs/design.md says which form was chosen for which layer, and why. The weights are rearranged by
 operators on the stored initializer, which runtimes fold at load time: the file holds them once.
@@ -23,8 +23,8 @@ _LARGE_PATCH = 4
 def conv(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """DX is the transposed convolution of dY with the same W.
 
-    X: (N, C, *S), W: (M, C/group, *K), B: (M,), dY: (N, M, *S'); dX has X's shape. Only the first
-    input may depend on the image.
+    X: (N, C, *S), W: (M, C/group, *K), B: (M,), dY: (N, M, *S'); dX has X's shape. dW: see
+    `_weight_gradient`; dB sums dY over all but its channels.
     """
     weights = node.inputs[1]
     shape = [node.size(weights, axis) for axis in range(node.rank(weights))]
@@ -44,7 +44,48 @@ def conv(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
             return _flipped(g, weights, shape, group, spatial, op)
         return transposed_convolution(g, weights, node.x, group, spatial, op)
 
-    return input_gradient, None, None
+    def bias_gradient() -> ir.Value:
+        axes = [axis for axis in range(len(shape)) if axis != 1]
+        return op.reduce("ReduceSum", g, axes, keepdims=False)
+
+    return (
+        input_gradient,
+        lambda: _weight_gradient(g, node, shape, group, spatial, op),
+        bias_gradient,
+    )
+
+
+def _weight_gradient(
+    g: ir.Value,
+    node: ForwardNode,
+    shape: list[int],
+    group: int,
+    spatial: list[Window],
+    op: Builder,
+) -> ir.Value:
+    """For weights that depend on the image: X convolved with dY, images and channels exchanged.
+
+    X': (C/group, group * N, *S), W': dY as (M, N, *S'), stride and dilation exchanged; the result
+    is (C/group, M, *K) and a little more where the last window ended before the input did.
+    """
+    rest = range(2, len(shape))
+    exchanged = op.transpose(node.x, 1, 0, *rest)
+    if group > 1:
+        sizes = [node.size(node.x, axis) for axis in rest]
+        split = op.Reshape(node.x, [0, group, shape[1], *sizes])
+        split = op.transpose(split, 2, 1, 0, *(axis + 1 for axis in rest))
+        exchanged = op.Reshape(split, [0, -1, *sizes])
+    full = op.Conv(
+        exchanged,
+        op.transpose(g, 1, 0, *rest),
+        group=group,
+        kernel_shape=[node.size(node.y, axis) for axis in rest],
+        strides=[w.dilation for w in spatial],
+        dilations=[w.stride for w in spatial],
+        pads=[w.before for w in spatial] + [w.after for w in spatial],
+    )
+    cropped = op.Slice(full, [0] * len(spatial), shape[2:], list(rest))
+    return op.transpose(cropped, 1, 0, *rest)
 
 
 def _are_patches(spatial: list[Window]) -> bool:
@@ -113,6 +154,54 @@ def _convolve(
         dilations=dilations or [1] * rank,
         pads=pads or [0] * (2 * rank),
     )
+
+
+@vjp("ConvTranspose", 11, 22)
+def conv_transpose(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DX is the convolution of dY with the same W, strides, dilations and pads.
+
+    X: (N, C, *S), W: (C, M/group, *K), dY: (N, M, *S'); dX has X's shape. Only the first input may
+    depend on the image.
+    """
+    weights = node.inputs[1]
+    kernel = [node.size(weights, axis) for axis in range(2, node.rank(weights))]
+    strides = node.attribute("strides") or [1] * len(kernel)
+    dilations = node.attribute("dilations") or [1] * len(kernel)
+    padding = node.attribute("output_padding") or [0] * len(kernel)
+    extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    dx = op.Conv(
+        g,
+        weights,
+        group=int(node.attribute("group")),
+        kernel_shape=kernel,
+        strides=strides,
+        dilations=dilations,
+        pads=_transposed_pads(node, extents, strides, padding),
+    )
+    for axis, (extra, stride) in enumerate(zip(padding, strides, strict=True), start=2):
+        if extra >= stride or node.attribute("output_shape"):  # windows over the padding alone
+            dx = op.slice(dx, axis, 0, node.size(node.x, axis))
+    return dx, None, None
+
+
+def _transposed_pads(
+    node: ForwardNode, extents: list[int], strides: list[int], padding: list[int]
+) -> list[int]:
+    """The pads of a ConvTranspose, with auto_pad and output_shape resolved as ONNX has it."""
+    rank = len(extents)
+    mode, wanted = node.attribute("auto_pad"), node.attribute("output_shape")
+    if mode == "VALID" and not wanted:
+        return [0] * (2 * rank)
+    if mode == "NOTSET" and not wanted:
+        return list(node.attribute("pads") or [0] * (2 * rank))
+    pads: list[int] = []
+    for i in range(rank):
+        size = node.size(node.x, i + 2)
+        length = wanted[i - rank] if wanted else size * strides[i]
+        pads.append(max(0, (size - 1) * strides[i] + padding[i] + extents[i] - length))
+    small = [total // 2 for total in pads]
+    large = [total - total // 2 for total in pads]
+    return small + large if mode == "SAME_UPPER" else large + small
 
 
 def transposed_convolution(

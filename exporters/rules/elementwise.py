@@ -6,6 +6,7 @@ At kinks and ties the choice is PyTorch's.
 import math
 from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
 
 from deepinside.exporters.builder import Builder
@@ -40,10 +41,41 @@ def div(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     return lambda: op.Div(g, b), lambda: op.Neg(op.Mul(g, op.Div(node.y, b)))
 
 
+@vjp("Sum", 13, elementwise=True)
+def sum_(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """dX_i = g."""
+    return [g] * len(node.inputs)
+
+
+@vjp("Mean", 13, elementwise=True)
+def mean(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """dX_i = g / (number of inputs)."""
+    count = len(node.inputs)
+    return [op.Mul(g, 1.0 / count) if count > 1 else g] * count
+
+
+@vjp("Where", 16, elementwise=True)
+def where(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DX = g where the condition holds, else 0; dY the other way round.
+
+    Not a mask and Mul: g may be infinite where the other branch was taken to avoid just that, as in
+    `sqrt(where(x > 0, x, 0))`, and 0 times infinity is not a number.
+    """
+    condition = node.inputs[0]
+    zero = op.constant(np.array(0.0), node.y.dtype)
+    return None, lambda: op.Where(condition, g, zero), lambda: op.Where(condition, zero, g)
+
+
 @vjp("Neg", 13, elementwise=True)
 def neg(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """DX = -g."""
     return op.Neg(g)
+
+
+@vjp("Reciprocal", 13, elementwise=True)
+def reciprocal(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = -g * Y^2."""
+    return op.Neg(op.Mul(g, op.Mul(node.y, node.y)))
 
 
 @vjp("Pow", 15, elementwise=True)
@@ -94,6 +126,18 @@ def log(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
 def erf(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """DX = g * 2/sqrt(pi) * exp(-X^2)."""
     return op.Mul(g, op.Mul(op.Exp(op.Neg(op.Mul(node.x, node.x))), 2.0 / math.sqrt(math.pi)))
+
+
+@vjp("Sin", 7, 22, elementwise=True)
+def sin(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * cos(X)."""
+    return op.Mul(g, op.Cos(node.x))
+
+
+@vjp("Cos", 7, 22, elementwise=True)
+def cos(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = -g * sin(X)."""
+    return op.Neg(op.Mul(g, op.Sin(node.x)))
 
 
 @vjp("Abs", 13, elementwise=True)

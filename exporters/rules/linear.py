@@ -1,10 +1,13 @@
-"""Matrix products."""
+"""Matrix products and other contractions."""
+
+from collections.abc import Callable
+from string import ascii_letters
 
 import onnx_ir as ir
 
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
-from deepinside.exporters.shapes import broadcast
+from deepinside.exporters.shapes import Dim, broadcast, is_one
 
 __all__: list[str] = []
 
@@ -65,3 +68,62 @@ def matmul(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
         lambda: back_to(0, op.MatMul(g, op.transpose(b)), shape_a[-2:]),
         lambda: back_to(1, op.MatMul(op.transpose(a), g), shape_b[-2:]),
     )
+
+
+@vjp("Einsum", 12, 28)
+def einsum(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """dX_i = the contraction of g with the other operands, to the indices of X_i.
+
+    An index that X_i alone has is summed over: along it the cotangent stands for its broadcast.
+    """
+    terms, result = _einsum_terms(node)
+    dims: dict[str, Dim] = {}
+    for term, x in zip(terms, node.inputs, strict=True):
+        for index, dim in zip(term, node.shape(x), strict=True):
+            dims[index] = dims[index] if is_one(dim) and index in dims else dim
+
+    def cotangent(i: int) -> Callable[[], ir.Value]:
+        others = [*range(i), *range(i + 1, len(terms))]
+        given = [result, *(terms[j] for j in others)]
+        kept = "".join(index for index in terms[i] if any(index in term for term in given))
+
+        def emit() -> ir.Value:
+            dx = g
+            if others or kept != result:
+                operands = [g, *(node.inputs[j] for j in others)]
+                dx = op.Einsum(*operands, equation=f"{','.join(given)}->{kept}")
+            alone = [axis for axis, index in enumerate(terms[i]) if index not in kept]
+            if alone:
+                dx = op.Unsqueeze(dx, alone)
+            shape = (dims[index] if index in kept else op.shapes.dim(1) for index in terms[i])
+            op.shapes.record(dx, tuple(shape))
+            return dx
+
+        return emit
+
+    return [cotangent(i) for i in range(len(terms))]
+
+
+def _einsum_terms(node: ForwardNode) -> tuple[list[str], str]:
+    """One letter per axis of each operand and of the result; the ellipsis' axes get their own.
+
+    Raises:
+        GradientError: an operand has an index twice (a diagonal).
+    """
+    equation = str(node.attribute("equation")).replace(" ", "")
+    left, arrow, result = equation.partition("->")
+    terms = left.split(",")
+    free = [letter for letter in ascii_letters if letter not in equation]
+    hidden = [
+        node.rank(x) - len(term.replace("...", ""))
+        for term, x in zip(terms, node.inputs, strict=True)
+    ]
+    ellipsis = "".join(free[: max(hidden)])  # ONNX wants the same number in every operand
+    if not arrow:
+        plain = left.replace("...", "").replace(",", "")
+        once = sorted(index for index in plain if plain.count(index) == 1)
+        result = ("..." if "..." in left else "") + "".join(once)
+    terms = [term.replace("...", ellipsis) for term in terms]
+    if any(len(set(term)) < len(term) for term in terms):
+        raise node.error(f"its equation {equation!r} takes a diagonal (one operand, index twice).")
+    return terms, result.replace("...", ellipsis)

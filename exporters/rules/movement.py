@@ -6,7 +6,7 @@ import onnx_ir as ir
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
 
-__all__: list[str] = []
+__all__ = ["put_back"]
 
 
 @vjp("Flatten", 13, 21, 23, 24, 25)
@@ -74,7 +74,7 @@ def slice_(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
             first = int(taken[0])
             g = op.pad(g, axis, first, size - first - len(taken), rank)
         else:
-            g = _put_back(g, taken, axis, size, rank, op)
+            g = put_back(g, taken, axis, size, rank, op)
     return (g,)
 
 
@@ -104,7 +104,7 @@ def gather(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     if np.array_equal(flat, np.arange(flat[0], flat[0] + flat.size)):
         first = int(flat[0])
         return (op.pad(g, axis, first, size - first - flat.size, rank),)
-    return (_put_back(g, flat, axis, size, rank, op),)
+    return (put_back(g, flat, axis, size, rank, op),)
 
 
 def _scatter_back(g: ir.Value, node: ForwardNode, axis: int, op: Builder) -> ir.Value:
@@ -147,11 +147,11 @@ def pad(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
         else:
             around = (max(0, before), max(0, after))
             origin = np.pad(kept, around, mode=mode)
-            g = _put_back(g, origin, axis, size, rank, op)
+            g = put_back(g, origin, axis, size, rank, op)
     return (g,)
 
 
-def _put_back(
+def put_back(
     g: ir.Value, origin: np.ndarray, axis: int, size: int, rank: int, op: Builder
 ) -> ir.Value:
     """The transpose of `take(origin)` along an axis: i collects all g[j] with origin[j] = i.

@@ -1,6 +1,5 @@
 """Normalisation layers and soft-max, at inference."""
 
-import numpy as np
 import onnx_ir as ir
 
 from deepinside.exporters.builder import Builder
@@ -17,32 +16,106 @@ def batch_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangen
     _, scale, _, _, variance = node.inputs
     deviation = op.Sqrt(op.Add(variance, float(node.attribute("epsilon"))))
     per_channel = op.Div(scale, deviation)
-    column = op.Reshape(per_channel, [-1] + [1] * (node.rank(node.x) - 2))
-    return op.Mul(g, column), None, None, None, None
+    return op.Mul(g, _per_channel(per_channel, node, op)), None, None, None, None
 
 
 @vjp("LayerNormalization", 17)
 def layer_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
-    """DX = r * (h - mean(h) - n * mean(h * n)) with h = g * scale, n = (X - mean) * r.
+    """DX = (h - mean(h) - n * mean(h * n)) / root with h = g * scale, n = (X - mean) / root.
 
-    r = 1 / sqrt(var + epsilon). Mean and deviation are computed again from X, since many runtimes
+    root = sqrt(var + epsilon). Mean and deviation are computed again from X, since many runtimes
     have only the first of the operator's three outputs. dscale = g * n, dbias = g.
     """
     x = node.x
     rank = node.rank(x)
     axes = list(range(node.axis(x, int(node.attribute("axis"))), rank))
+    normal, root = _standardised(x, axes, float(node.attribute("epsilon")), op)
+    scale = node.inputs[1]
+    return (
+        lambda: _standardise_back(op.Mul(g, scale), normal, root, axes, op),
+        lambda: op.Mul(g, normal),
+        g,
+    )
+
+
+@vjp("InstanceNormalization", 6, 22)
+def instance_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DX as LayerNormalization's, over each channel of each image; h = g * scale per channel."""
+    axes = list(range(2, node.rank(node.x)))
+    normal, root = _standardised(node.x, axes, float(node.attribute("epsilon")), op)
+    h = op.Mul(g, _per_channel(node.inputs[1], node, op))
+    return _standardise_back(h, normal, root, axes, op), None, None
+
+
+@vjp("GroupNormalization", 21)
+def group_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DX as LayerNormalization's, over each group of channels; h = g * scale per channel.
+
+    Version 18, of one scale per group, is deprecated: ONNX's checker refuses models with it.
+    """
+    groups = [0, int(node.attribute("num_groups")), -1]
+    h = op.Reshape(op.Mul(g, _per_channel(node.inputs[1], node, op)), groups)
+    x = op.Reshape(node.x, groups)
+    normal, root = _standardised(x, [2], float(node.attribute("epsilon")), op)
+    return op.reshape_like(_standardise_back(h, normal, root, [2], op), node.x), None, None
+
+
+def _standardised(
+    x: ir.Value, axes: list[int], epsilon: float, op: Builder
+) -> tuple[ir.Value, ir.Value]:
+    """N = (X - mean) / root, and root = sqrt(var + epsilon)."""
     centred = op.Sub(x, op.reduce("ReduceMean", x, axes, keepdims=True))
     variance = op.reduce("ReduceMean", op.Mul(centred, centred), axes, keepdims=True)
-    root = op.Sqrt(op.Add(variance, float(node.attribute("epsilon"))))
-    normal = op.Div(centred, root)
+    root = op.Sqrt(op.Add(variance, epsilon))
+    return op.Div(centred, root), root
+
+
+def _standardise_back(
+    h: ir.Value, normal: ir.Value, root: ir.Value, axes: list[int], op: Builder
+) -> ir.Value:
+    """(h - mean(h) - n * mean(h * n)) / root."""
+    mean = op.reduce("ReduceMean", h, axes, keepdims=True)
+    along = op.reduce("ReduceMean", op.Mul(h, normal), axes, keepdims=True)
+    return op.Div(op.Sub(op.Sub(h, mean), op.Mul(normal, along)), root)
+
+
+def _per_channel(value: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """One number per channel, shaped to broadcast against X."""
+    return op.Reshape(value, [-1] + [1] * (node.rank(node.x) - 2))
+
+
+@vjp("RMSNormalization", 23)
+def rms_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DX = (h - n * mean(h * n)) / root with h = g * scale, n = X / root.
+
+    root = sqrt(mean(X^2) + epsilon); dscale = g * n.
+    """
+    x, scale = node.inputs
+    axes = list(range(node.axis(x, int(node.attribute("axis"))), node.rank(x)))
+    square = op.reduce("ReduceMean", op.Mul(x, x), axes, keepdims=True)
+    root = op.Sqrt(op.Add(square, float(node.attribute("epsilon"))))
+    normal = op.Div(x, root)
 
     def input_gradient() -> ir.Value:
-        h = op.Mul(g, node.inputs[1])
-        mean = op.reduce("ReduceMean", h, axes, keepdims=True)
+        h = op.Mul(g, scale)
         along = op.reduce("ReduceMean", op.Mul(h, normal), axes, keepdims=True)
-        return op.Div(op.Sub(op.Sub(h, mean), op.Mul(normal, along)), root)
+        return op.Div(op.Sub(h, op.Mul(normal, along)), root)
 
-    return input_gradient, lambda: op.Mul(g, normal), g
+    return input_gradient, lambda: op.Mul(g, normal)
+
+
+@vjp("LpNormalization", 1, 22)
+def lp_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = (g - d * sum(g * Y)) / norm, where d is Y for p = 2 and sign(X) for p = 1.
+
+    0 where the norm is 0.
+    """
+    axis, p = node.axis(node.x, int(node.attribute("axis"))), int(node.attribute("p"))
+    norm = op.reduce(f"ReduceL{p}", node.x, [axis], keepdims=True)
+    along = op.reduce("ReduceSum", op.Mul(g, node.y), [axis], keepdims=True)
+    slope = node.y if p == 2 else op.Sign(node.x)
+    inverse = op.Div(op.positive(norm), op.without_zeros(norm))
+    return op.Mul(op.Sub(g, op.Mul(slope, along)), inverse)
 
 
 @vjp("LRN", 13)
@@ -90,41 +163,3 @@ def log_softmax(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """DX = g - exp(Y) * sum(g)."""
     axis = node.axis(node.x, int(node.attribute("axis")))
     return op.Sub(g, op.Mul(op.Exp(node.y), op.reduce("ReduceSum", g, [axis], keepdims=True)))
-
-
-@vjp("ReduceSum", 13)
-def reduce_sum(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
-    """DX = g, repeated along the summed axes."""
-    return (_restore_axes(g, node, op),)
-
-
-@vjp("ReduceMean", 13, 18)
-def reduce_mean(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
-    """DX = g / (number of elements averaged), repeated along the averaged axes."""
-    axes = _reduced_axes(node)
-    restored = _restore_axes(g, node, op)
-    return (op.Div(restored, op.size_along(node.x, axes)) if axes else restored,)
-
-
-def _reduced_axes(node: ForwardNode) -> list[int]:
-    """The reduced axes: an attribute in old versions, an input in new ones; none means all."""
-    given = node.attribute("axes")
-    axes = node.constant(1) if given is None else np.asarray(given)
-    if axes is None or axes.size == 0:
-        keep_all = bool(node.attribute("noop_with_empty_axes", 0))
-        return [] if keep_all else list(range(node.rank(node.x)))
-    return sorted(node.axis(node.x, int(axis)) for axis in axes)
-
-
-def _restore_axes(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
-    """G with the reduced axes back at length 1; to the sweep it stands for its broadcast."""
-    axes = _reduced_axes(node)
-    restored = g
-    if axes and not int(node.attribute("keepdims")):
-        restored = op.Unsqueeze(g, axes)
-    shape = node.shape(node.x)
-    op.shapes.record(
-        restored,
-        tuple(op.shapes.dim(1) if i in axes else dim for i, dim in enumerate(shape)),
-    )
-    return restored

@@ -128,7 +128,7 @@ def global_max_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
 @vjp("GlobalAveragePool", 1, 22)
 def global_average_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """DX = g / (H * W), left for the next operator to broadcast."""
-    return op.Div(g, op.size_along(node.x, range(2, node.rank(node.x))))
+    return op.divide_by_count(g, node.x, range(2, node.rank(node.x)))
 
 
 @vjp("AveragePool", 11, 19, 22)
@@ -160,6 +160,39 @@ def average_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
         for count in counts:
             share = op.Mul(share, 1.0 / count)
     return _spread(share, node, spatial, volume, op)
+
+
+@vjp("LpPool", 11, 18, 22)
+def lp_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = sign(X) |X|^(p-1) times the sum, over X's windows, of g * Y^(1-p); 0 where Y = 0."""
+    spatial = windows(node, tuple(node.attribute("kernel_shape")))
+    power = int(node.attribute("p")) - 1
+    volume = float(prod(w.kernel for w in spatial))
+    spread = _spread(_norm_share(g, power, node, op), node, spatial, volume, op)
+    return op.Mul(_signed_power(node.x, power, op), spread)
+
+
+@vjp("GlobalLpPool", 2, 22)
+def global_lp_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX = g * sign(X) (|X| / Y)^(p-1); 0 where Y = 0."""
+    power = int(node.attribute("p")) - 1
+    return op.Mul(_signed_power(node.x, power, op), _norm_share(g, power, node, op))
+
+
+def _norm_share(g: ir.Value, power: int, node: ForwardNode, op: Builder) -> ir.Value:
+    """G * Y^-power; where Y is 0 all of its X are, and anything will do."""
+    if power == 0:
+        return g
+    y = op.without_zeros(node.y)
+    return op.Div(g, y if power == 1 else op.Pow(y, float(power)))
+
+
+def _signed_power(x: ir.Value, power: int, op: Builder) -> ir.Value:
+    """sign(X) |X|^power."""
+    if power == 1:
+        return x
+    sign = op.Sign(x)
+    return sign if power == 0 else op.Mul(sign, op.Pow(op.Abs(x), float(power)))
 
 
 def _window_counts(

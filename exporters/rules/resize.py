@@ -1,0 +1,145 @@
+"""Resize: for fixed sizes a linear map along each axis, whose transpose is its gradient."""
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from deepinside.exporters.builder import Builder
+from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
+from deepinside.exporters.rules.movement import put_back
+
+__all__: list[str] = []
+
+
+@vjp("Resize", 13, 18, 19)
+def resize(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DX = the transpose of each axis' interpolation, applied to g.
+
+    Nearest: an AveragePool times its window where each value is repeated, else a sum of Gathers.
+    Linear and cubic: a MatMul with the weights, worked out here.
+    """
+    rank = node.rank(node.x)
+    if node.shape(node.x) == node.shape(node.y):
+        return (g,)  # a copy in ONNX Runtime, also where a scale of 1.1 rounds to the same size
+    scales = _scales(node)
+    coordinates = {axis: _coordinates(node, axis, scale) for axis, scale in scales.items()}
+    sizes = {axis: node.size(node.x, axis) for axis in scales}
+    if node.attribute("mode") == "nearest":
+        origins = {a: _nearest(node, at, sizes[a]) for a, at in coordinates.items()}
+        factors = [len(origins[a]) // sizes[a] if a in origins else 1 for a in range(2, rank)]
+        if min(scales, default=0) >= 2 and all(
+            np.array_equal(origin, np.repeat(np.arange(sizes[axis]), factors[axis - 2]))
+            for axis, origin in origins.items()
+        ):
+            pads = [0] * (2 * len(factors))
+            mean = op.AveragePool(g, kernel_shape=factors, strides=factors, pads=pads)
+            return (op.Mul(mean, float(math.prod(factors))),)
+        for axis, origin in origins.items():
+            g = put_back(g, origin, axis, sizes[axis], rank, op)
+        return (g,)
+    for axis, at in coordinates.items():
+        weights = op.constant(_weights(node, at, sizes[axis], scales[axis]), node.x.dtype)
+        others = [a for a in range(rank) if a != axis]
+        g = op.MatMul(g if axis == rank - 1 else op.transpose(g, *others, axis), weights)
+        if axis < rank - 1:
+            g = op.transpose(g, *(int(a) for a in np.argsort([*others, axis])))
+    return (g,)
+
+
+def _scales(node: ForwardNode) -> dict[int, np.float32]:
+    """The scale of each resized axis.
+
+    Raises:
+        GradientError: the node crops, or its scales come at run time.
+    """
+    mode = node.attribute("coordinate_transformation_mode")
+    if mode == "tf_crop_and_resize":
+        raise node.error("it crops (tf_crop_and_resize), which this gradient does not cover.")
+    rank = node.rank(node.x)
+    chosen = [node.axis(node.x, int(axis)) for axis in node.attribute("axes") or range(rank)]
+    scales: dict[int, np.float32] = {}
+    if node.input(3) is None:
+        given = node.constant(2)
+        assert given is not None
+        scales = {axis: np.float32(s) for axis, s in zip(chosen, given, strict=True) if s != 1.0}
+    else:
+        for axis in chosen:
+            if node.dim(node.x, axis) != node.dim(node.y, axis):
+                size = np.float32(node.size(node.x, axis))
+                scales[axis] = np.float32(node.size(node.y, axis)) / size
+        policy = node.attribute("keep_aspect_ratio_policy", "stretch")
+        if policy != "stretch":
+            sizes = node.constant(3)
+            assert sizes is not None
+            ratios = [s / node.size(node.x, a) for a, s in zip(chosen, sizes, strict=True)]
+            one = np.float32(min(ratios) if policy == "not_larger" else max(ratios))
+            scales = {axis: one for axis in chosen if one != 1.0}
+    return scales
+
+
+def _coordinates(node: ForwardNode, axis: int, scale: np.float32) -> np.ndarray:
+    """Where each output lies in the input; in float32, as runtimes round it."""
+    size, length = node.size(node.x, axis), node.size(node.y, axis)
+    at, half = np.arange(length, dtype=np.float32), np.float32(0.5)
+    mode = node.attribute("coordinate_transformation_mode")
+    if mode == "align_corners":
+        return np.asarray(at * np.float32(size - 1) / np.float32(max(length - 1, 1)))
+    if mode == "asymmetric":
+        return np.asarray(at / scale, dtype=np.float32)
+    if mode == "tf_half_pixel_for_nn":
+        return np.asarray((at + half) / scale, dtype=np.float32)
+    if mode == "pytorch_half_pixel" and length == 1:
+        return at
+    pixels = (at + half) / scale - half
+    if mode == "half_pixel_symmetric":
+        adjustment = np.float32(length) / (scale * np.float32(size))
+        pixels = pixels + np.float32(size) * half * (np.float32(1.0) - adjustment)
+    return np.asarray(pixels, dtype=np.float32)
+
+
+def _nearest(node: ForwardNode, at: np.ndarray, size: int) -> np.ndarray:
+    """The input that each output copies."""
+    below = np.floor(at)
+    mode = node.attribute("nearest_mode")
+    if mode == "floor":
+        found = below
+    elif mode == "ceil":
+        found = np.ceil(at)
+    else:
+        half = at - below == 0.5
+        found = np.where(half, below + (mode == "round_prefer_ceil"), np.floor(at + 0.5))
+    return np.asarray(np.clip(found, 0, size - 1), dtype=np.int64)
+
+
+def _weights(node: ForwardNode, at: np.ndarray, size: int, scale: np.float32) -> np.ndarray:
+    """The weight of every input in every output, (outputs, inputs); outside is the edge's value.
+
+    With exclude_outside the weights inside are scaled to a sum of 1 instead. With antialias the
+    kernel is as wide as an output where that is wider than an input.
+    """
+    cubic = node.attribute("mode") == "cubic"
+    width = 1.0 / min(1.0, float(scale)) if node.attribute("antialias", 0) else 1.0
+    radius = (2.0 if cubic else 1.0) * width
+    at = at.astype(np.float64)
+    first = np.floor(at - radius) + 1.0
+    weights = np.zeros((len(at), size))
+    for tap in range(math.ceil(2.0 * radius)):
+        place = first + tap
+        distance = np.abs(at - place) / width
+        weight = _kernel(distance, float(node.attribute("cubic_coeff_a")), cubic=cubic)
+        if node.attribute("exclude_outside"):
+            weight = np.where((place >= 0) & (place < size), weight, 0.0)
+        inside = np.clip(place, 0, size - 1).astype(np.int64)
+        np.add.at(weights, (np.arange(len(at)), inside), weight)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _kernel(distance: np.ndarray, a: float, *, cubic: bool) -> np.ndarray:
+    """The interpolation kernel: a triangle, or Keys' cubic with parameter a."""
+    d = distance
+    if not cubic:
+        return np.maximum(1.0 - d, 0.0)
+    near = ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0
+    far = ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a
+    return np.where(d <= 1.0, near, np.where(d < 2.0, far, 0.0))
