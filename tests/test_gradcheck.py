@@ -20,7 +20,7 @@ import deepinside.exporters.export  # noqa: F401  (registers all rules)
 from deepinside.exporters import gradient, registry
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.registry import ForwardNode, RuleFunction
-from deepinside.exporters.rules import convolution, movement, pooling
+from deepinside.exporters.rules import convolution, movement, pooling, resize
 
 Wrong = Callable[[Any, ForwardNode, Builder], Any]
 
@@ -112,6 +112,9 @@ def test_a_thousandth_too_much_is_noticed(
         ("GlobalAveragePool", wrong_rules.identity),
         ("AveragePool", wrong_rules.average_pool),
         ("Clip", wrong_rules.identity),
+        ("ReduceProd", wrong_rules.reduce_prod),
+        ("CumSum", wrong_rules.cum_sum),
+        ("DepthToSpace", wrong_rules.depth_to_space),
     ],
 )
 def test_a_wrong_rule_is_noticed(
@@ -150,9 +153,33 @@ def test_exchanged_pads_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _notices("Conv")
 
 
+def test_exchanged_pads_of_a_transposed_convolution_are_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    right = convolution._transposed_pads
+
+    def exchanged(*arguments: Any) -> list[int]:
+        pads = right(*arguments)
+        half = len(pads) // 2
+        return pads[half:] + pads[:half]
+
+    monkeypatch.setattr(convolution, "_transposed_pads", exchanged)
+    assert _notices("ConvTranspose")
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_misplaced_pixels_are_noticed(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def corners(node: ForwardNode, axis: int, scale: np.float32) -> Any:
+        return np.arange(node.size(node.y, axis), dtype=np.float32) / scale
+
+    monkeypatch.setattr(resize, "_coordinates", corners)
+    cases = [c for c in cases_for("Resize", 13) if f"mode={mode}" in c.name]
+    assert any(_fails(case) for case in cases)
+
+
 @pytest.mark.parametrize("operator", ["Gather", "Pad"])
 def test_a_lost_copy_is_noticed(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(movement, "_put_back", wrong_rules.first_only)
+    monkeypatch.setattr(movement, "put_back", wrong_rules.first_only)
     assert _notices(operator)
 
 
@@ -205,6 +232,8 @@ def _kink_fails(operator: str, name: str) -> bool:
         ("Relu", 14, "zero", wrong_rules.relu_at_zero),
         ("Clip", 13, "relu6", wrong_rules.clip),
         ("Max", 13, "ties (2, 3, 4)with(4,)", wrong_rules.all_winners),
+        ("ReduceMax", 20, "rows", wrong_rules.every_extremum),
+        ("Where", 16, "root of the positive", wrong_rules.masked),
     ],
 )
 def test_another_choice_at_a_kink_is_noticed(

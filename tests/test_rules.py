@@ -49,7 +49,9 @@ def test_kinks_and_ties_are_those_of_autograd(kink: Kink, opset: int) -> None:
 def _half_cases() -> list[Any]:
     """One case of each operator; casts choose their own types, and Celu has float32 only."""
     first = {c.operator: c for c in reversed(CASES) if c.operator not in ("Cast", "Celu")}
-    return [pytest.param(first[operator], id=operator) for operator in sorted(first)]
+    scattered = one("Gather", "half", (2, 5, 3), np.array([3, 0, 3]), axis=1, runtime=(1,))
+    chosen = [first[operator] for operator in sorted(first)]
+    return [pytest.param(case, id=str(case)) for case in (*chosen, scattered)]
 
 
 @pytest.mark.parametrize("case", _half_cases())

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
+from deepinside.exporters.rules.movement import add_at
 
 __all__: list[str] = []
 
@@ -17,7 +18,7 @@ __all__: list[str] = []
 def gather_elements(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """dX[i] = the sum of all g[j] with indices[j] = i along the axis."""
     indices, axis = node.inputs[1], int(node.attribute("axis"))
-    return (_add_at("ScatterElements", indices, g, node.x, op, axis=axis),)
+    return (add_at("ScatterElements", _zeros(node.x, op), indices, g, op, axis=axis),)
 
 
 @vjp("GatherND", 13)
@@ -25,7 +26,7 @@ def gather_nd(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """dX[i] = the sum of all g[j] with indices[j] = i."""
     if int(node.attribute("batch_dims")):
         raise node.error("its batch_dims are not 0, which this gradient does not cover.")
-    return (_add_at("ScatterND", node.inputs[1], g, node.x, op),)
+    return (add_at("ScatterND", _zeros(node.x, op), node.inputs[1], g, op),)
 
 
 @vjp("ScatterElements", 16, 18)
@@ -79,15 +80,3 @@ def _adds(node: ForwardNode) -> bool:
 
 def _zeros(like: ir.Value, op: Builder) -> ir.Value:
     return op.expand_to(op.constant(np.array(0.0), like.dtype), like)
-
-
-def _add_at(
-    operator: str, indices: ir.Value, g: ir.Value, x: ir.Value, op: Builder, **options: int
-) -> ir.Value:
-    """Zeros of X's shape, with g added at the indices; CPUs lack it for half, hence float32."""
-    half = x.dtype == ir.DataType.FLOAT16
-    zero = op.constant(np.array(0.0), ir.DataType.FLOAT if half else x.dtype)
-    updates = op.Cast(g, to=ir.DataType.FLOAT) if half else g
-    zeros = op.expand_to(zero, x)
-    added = op.emit(operator, zeros, indices, updates, reduction="add", **options)[0]
-    return op.Cast(added, to=ir.DataType.FLOAT16) if half else added

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
 
-__all__ = ["put_back"]
+__all__ = ["add_at", "put_back"]
 
 
 @vjp("Flatten", 13, 21, 23, 24, 25)
@@ -119,8 +119,18 @@ def _scatter_back(g: ir.Value, node: ForwardNode, axis: int, op: Builder) -> ir.
     places = range(axis, axis + width)
     g = op.transpose(g, *places, *(a for a in range(rank - 1 + width) if a not in places))
     zeros = op.transpose(op.expand_to(op.constant(np.array(0.0), x.dtype), x), *front)
-    added = op.ScatterND(zeros, op.Unsqueeze(indices, [-1]), g, reduction="add")
+    added = add_at("ScatterND", zeros, op.Unsqueeze(indices, [-1]), g, op)
     return op.transpose(added, *(int(a) for a in np.argsort(front)))
+
+
+def add_at(
+    operator: str, x: ir.Value, indices: ir.Value, g: ir.Value, op: Builder, **options: int
+) -> ir.Value:
+    """X with g added at the indices; ONNX Runtime's CPU provider lacks it for half: in float32."""
+    half = x.dtype == ir.DataType.FLOAT16
+    data, updates = (op.Cast(v, to=ir.DataType.FLOAT) if half else v for v in (x, g))
+    added = op.emit(operator, data, indices, updates, reduction="add", **options)[0]
+    return op.Cast(added, to=ir.DataType.FLOAT16) if half else added
 
 
 @vjp("Pad", 13, 18, 19, 21, 23, 24, 25)

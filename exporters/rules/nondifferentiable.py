@@ -8,18 +8,8 @@ __all__ = ["EDGES", "FLAT", "QUANTISERS", "edge"]
 # Operators whose derivative is zero almost everywhere, or that are not functions of values at all.
 FLAT: frozenset[str] = frozenset(
     {"ArgMax", "ArgMin", "Ceil", "ConstantOfShape", "Equal", "EyeLike", "Floor", "Greater"}
-    | {
-        "GreaterOrEqual",
-        "Hardmax",
-        "IsInf",
-        "IsNaN",
-        "Less",
-        "LessOrEqual",
-        "NonZero",
-        "Not",
-        "OneHot",
-    }
-    | {"RandomNormalLike", "RandomUniformLike", "Range", "Round", "Shape", "Sign", "Size"}
+    | {"GreaterOrEqual", "Hardmax", "IsInf", "IsNaN", "Less", "LessOrEqual", "NonZero", "Not"}
+    | {"OneHot", "RandomNormalLike", "RandomUniformLike", "Range", "Round", "Shape", "Sign", "Size"}
 )
 
 # From here on the values are integers that stand for numbers: no flat function, and no rule yet.
