@@ -1,6 +1,7 @@
 """What the INPUT arguments mean: files, folders, globs, and embedded pictures."""
 
 import glob
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["EXAMPLE_PREFIX", "Input", "example_path", "expand_inputs"]
+__all__ = ["EXAMPLE_PREFIX", "Input", "example_path", "expand_inputs", "file_sha256"]
 
 EXAMPLE_PREFIX = "example:"
 
@@ -67,6 +68,18 @@ def example_path(argument: str) -> Path:
         possible = ", ".join(EXAMPLE_PREFIX + known for known in models.EXAMPLES)
         raise click.UsageError(f"there is no embedded picture {argument!r}; possible: {possible}.")
     return models.example(name)
+
+
+def file_sha256(path: Path) -> str | None:
+    """SHA-256 (hex) of a picture's bytes; None where they can't be read, as decoding will tell."""
+    try:
+        # Only files: reading a pipe would empty it.
+        if not path.is_file():
+            return None
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _expand(argument: str, output: Path) -> Iterator[Input]:

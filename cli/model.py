@@ -109,8 +109,9 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         click.UsageError: it is not a JSON object.
     """
+    text = _read_text(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(text)
     except ValueError as error:
         raise click.UsageError(f"{path} is not a JSON file ({error}).") from error
     if not isinstance(record, dict):
@@ -119,8 +120,23 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_labels(path: Path) -> list[str]:
-    """The lines of a text file."""
-    return path.read_text(encoding="utf-8").splitlines()
+    """The lines of a text file.
+
+    Raises:
+        click.UsageError: it is not UTF-8.
+    """
+    return _read_text(path).splitlines()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        # Windows' editors begin UTF-8 with a byte order mark.
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(
+            f"{path} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}): "
+            "save it as UTF-8."
+        ) from error
 
 
 def _cached_export(path: Path, task: str, options: dict[str, Any], *, quiet: bool) -> Path:

@@ -1,15 +1,15 @@
 """`deepinside saliency`: maps of pictures."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from deepinside.cli.errors import reports_errors
-from deepinside.cli.inputs import Input, expand_inputs
+from deepinside.cli.inputs import Input, expand_inputs, file_sha256
 from deepinside.cli.manifest import Manifest, Record, finite
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
@@ -27,12 +27,17 @@ from deepinside.cli.progress import progress_bar, say
 from deepinside.cli.slugs import class_slug, unique_stems
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from deepinside.engine import InputMaps, SaliencyMap
 
 __all__ = ["saliency"]
 
 _TASK = "saliency"
 _ENDINGS = {"saliency": "saliency.npy", "heatmap": "heatmap.png", "overlay": "overlay.png"}
+# Colours of one overlay differ by at most so much, 0 to 255, between two devices.
+_COLOUR_STEP = 8
 
 
 @click.command()
@@ -85,6 +90,11 @@ def saliency(
 
     A picture that can't be read is reported and the others go on; the exit code is then 1.
 
+    Results that an earlier run made of the very same picture, model and targets are kept. A
+    changed picture is explained anew. Where another map stands under a result's name (of a changed
+    picture or another model), it is replaced only with --overwrite; without it, the picture is
+    reported as failed, and the exit code is 1.
+
     \b
     Examples:
       deepinside saliency example:chelsea
@@ -109,7 +119,7 @@ def saliency(
         stems = job.stems(pictures)
         finished = {} if overwrite else job.finished(pictures)
         results = engine.iter_saliency(
-            (item.path for item in pictures if item.name not in finished),
+            job.paths(item for item in pictures if item.name not in finished),
             targets,
             batch_size=batch_size,
             keep_gradient=False,
@@ -126,6 +136,8 @@ def saliency(
                         record = job.failure(item, result.error)
                     else:
                         record = job.write(item, stems[item.name], result)
+                        if record["error"]:
+                            say(f"Error: {record['error']}")
                     manifest.add(record)
                 counts[record["status"]] += 1
                 advance(number, len(pictures), item.path.name)
@@ -150,7 +162,8 @@ class _Job:
         model_sha256: of the classifier.
         file_sha256: of the exported file.
         overwrite: replace existing results.
-        quiet: don't say what was kept.
+        quiet: don't say which files are out of date.
+        sha256: input -> hash of the picture's bytes, of those that were read.
     """
 
     manifest: Manifest
@@ -159,6 +172,7 @@ class _Job:
     file_sha256: str
     overwrite: bool
     quiet: bool
+    sha256: dict[str, str | None] = field(default_factory=dict)
 
     def stems(self, pictures: Sequence[Input]) -> dict[str, str]:
         taken = {
@@ -178,26 +192,77 @@ class _Job:
                 and record["status"] == "ok"
                 and record.get("targets") == self.targets
                 and record.get("file_sha256") == self.file_sha256
+                and record.get("input_sha256") == file_sha256(item.path)
                 and all((self.manifest.folder / name).exists() for name in _files(record))
             ):
                 found[item.name] = record
         return found
 
+    def paths(self, pictures: Iterable[Input]) -> Iterator[Path]:
+        """The pictures' paths; each is hashed before its reader gets it.
+
+        A picture that changes in between is then taken for a changed one by the next run.
+        """
+        for item in pictures:
+            self.sha256[item.name] = file_sha256(item.path)
+            yield item.path
+
     def failure(self, item: Input, error: Exception) -> Record:
-        return self._record(item, None, "failed", [], str(error))
+        return self._record(item, None, [], str(error))
 
     def write(self, item: Input, stem: str, result: "InputMaps") -> Record:
-        entries = [self._write_map(stem, item, result, saliency) for saliency in result.maps]
-        kept = all(entry["kept"] for entry in entries)
-        return self._record(item, stem, "kept" if kept else "ok", entries, None)
+        maps, foreign = [], []
+        for saliency in result.maps:
+            files = _names(stem, saliency)
+            if self._write_map(files, result, saliency):
+                maps.append(_entry(files, saliency))
+            else:
+                foreign.append(str(self.manifest.folder / files["saliency"]))
+        error = None
+        if foreign:
+            error = (
+                f"{item.name}: another map than its own is in {', '.join(foreign)}"
+                f"{self._reason(item)}; replace it with --overwrite, or choose another folder with "
+                "-o."
+            )
+        record = self._record(item, stem, maps, error)
+        self._tell_leftovers(item, record)
+        return record
+
+    def _reason(self, item: Input) -> str:
+        """What is known to have changed since the earlier run."""
+        earlier = self.manifest.get(_TASK, item.name) or {}
+        if self._has_changed(item):
+            return " (the picture has changed)"
+        if earlier.get("model_sha256", self.model_sha256) != self.model_sha256:
+            return " (of another model)"
+        return ""
+
+    def _has_changed(self, item: Input) -> bool:
+        earlier = (self.manifest.get(_TASK, item.name) or {}).get("input_sha256")
+        return earlier is not None and earlier != self.sha256[item.name]
+
+    def _tell_leftovers(self, item: Input, record: Record) -> None:
+        """Say which files show what the picture was before."""
+        if record["error"] or not self._has_changed(item):
+            return
+        earlier = self.manifest.get(_TASK, item.name) or {"maps": []}
+        old = sorted(set(_files(earlier)) - set(_files(record)))
+        left = [name for name in old if (self.manifest.folder / name).exists()]
+        if left:
+            say(
+                f"{item.name} has changed: of what it was before, {', '.join(left)} remain.",
+                quiet=self.quiet,
+            )
 
     def _record(
-        self, item: Input, stem: str | None, status: str, maps: list[Record], error: str | None
+        self, item: Input, stem: str | None, maps: list[Record], error: str | None
     ) -> Record:
         return {
             "task": _TASK,
             "input": item.name,
-            "status": status,
+            "input_sha256": self.sha256[item.name],
+            "status": "ok" if error is None else "failed",
             "stem": stem,
             "targets": self.targets,
             "maps": maps,
@@ -207,55 +272,58 @@ class _Job:
         }
 
     def _write_map(
-        self, stem: str, item: Input, result: "InputMaps", saliency: "SaliencyMap"
-    ) -> Record:
+        self, files: Mapping[str, str], result: "InputMaps", saliency: "SaliencyMap"
+    ) -> bool:
+        """Write one map's files; False where other ones are there, which may not be replaced."""
         from deepinside.engine import heatmap, overlay
         from deepinside.engine.files import save_array, save_picture
 
-        name = f"{stem}.{class_slug(saliency.index, saliency.label)}"
-        files = {kind: f"{name}.{ending}" for kind, ending in _ENDINGS.items()}
+        assert result.picture is not None
+        assert saliency.region is not None
         paths = {kind: self.manifest.folder / file for kind, file in files.items()}
+        laid = overlay(result.picture.pixels, saliency.saliency, saliency.region)
         # An incomplete set is what a killed run left: it is completed.
-        complete = all(path.exists() for path in paths.values())
-        kept = complete and not self.overwrite and not _holds(paths["saliency"], saliency)
-        if kept:
-            say(
-                f"Kept: {item.name}: {paths['saliency']} exists and holds another map; replace it "
-                "with --overwrite.",
-                quiet=self.quiet,
-            )
-        elif not complete or self.overwrite:
-            assert result.picture is not None
-            assert saliency.region is not None
-            save_picture(paths["heatmap"], heatmap(saliency.saliency))
-            save_picture(
-                paths["overlay"],
-                overlay(result.picture.pixels, saliency.saliency, saliency.region),
-            )
-            save_array(paths["saliency"], saliency.saliency)
-        return {
-            "index": saliency.index,
-            "label": saliency.label,
-            # Those of a kept map are not known: it was made otherwise.
-            "score": None if kept else finite(saliency.score),
-            "probability": None if kept else finite(saliency.probability),
-            "files": files,
-            "kept": kept,
-        }
+        if not self.overwrite and all(path.exists() for path in paths.values()):
+            return _holds(paths, saliency, laid)
+        save_picture(paths["heatmap"], heatmap(saliency.saliency))
+        save_picture(paths["overlay"], laid)
+        save_array(paths["saliency"], saliency.saliency)
+        return True
 
 
-def _holds(path: Path, saliency: "SaliencyMap") -> bool:
-    """Whether a file holds this very map, up to rounding."""
+def _names(stem: str, saliency: "SaliencyMap") -> dict[str, str]:
+    name = f"{stem}.{class_slug(saliency.index, saliency.label)}"
+    return {kind: f"{name}.{ending}" for kind, ending in _ENDINGS.items()}
+
+
+def _entry(files: Mapping[str, str], saliency: "SaliencyMap") -> Record:
+    return {
+        "index": saliency.index,
+        "label": saliency.label,
+        "score": finite(saliency.score),
+        "probability": finite(saliency.probability),
+        "files": files,
+    }
+
+
+def _holds(paths: Mapping[str, Path], saliency: "SaliencyMap", laid: "NDArray[np.uint8]") -> bool:
+    """Whether files hold this very map of this very picture, up to rounding."""
     import numpy as np
 
+    from deepinside.engine import ImageError, load_picture
+
     try:
-        existing = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        existing = np.load(paths["saliency"], allow_pickle=False)
+        shown = load_picture(paths["overlay"]).pixels
+    except (OSError, ValueError, EOFError, ImageError):
         return False
     if existing.shape != saliency.saliency.shape or existing.dtype.kind != "f":
         return False
     least = 1e-5 * float(saliency.saliency.max())
-    return bool(np.allclose(existing, saliency.saliency, rtol=1e-3, atol=least))
+    if not np.allclose(existing, saliency.saliency, rtol=1e-3, atol=least):
+        return False
+    # What the model does not look at differs here only; rounding moves colours a little.
+    return shown.shape == laid.shape and np.allclose(shown, laid, rtol=0, atol=_COLOUR_STEP)
 
 
 def _files(record: Record) -> Iterator[str]:

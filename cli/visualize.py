@@ -1,13 +1,15 @@
 """`deepinside visualize`: pictures of classes."""
 
+import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from deepinside.cli.errors import reports_errors
-from deepinside.cli.inputs import EXAMPLE_PREFIX, example_path
+from deepinside.cli.inputs import EXAMPLE_PREFIX, example_path, file_sha256
 from deepinside.cli.manifest import Manifest, Record, finite
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
@@ -102,6 +104,10 @@ def visualize(
       CLASS.npy       the network's input, float32, normalised
       manifest.jsonl  a line per class: settings, score, score curve, files
 
+    A class that DIR holds already is kept where it was made with the same settings and the same
+    model. One that was made otherwise is replaced only with --overwrite; without it, the class is
+    reported as failed, with what differs, and the exit code is 1.
+
     \b
     Examples:
       deepinside visualize -t goose
@@ -109,6 +115,8 @@ def visualize(
       deepinside visualize -t ostrich --init noise --seed 7 --snapshot-every 50
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
     from deepinside.engine import DivergenceError, Engine
+    from deepinside.engine.modelfile import content_sha256
+    from deepinside.engine.visualize import ascent_settings
 
     file = exported_file(model, _TASK, preprocessing=preprocessing, labels=labels, quiet=quiet)
     engine = Engine(file, device)
@@ -116,6 +124,12 @@ def visualize(
     init = settings["init"]
     if init.startswith(EXAMPLE_PREFIX):
         settings["init"] = example_path(init)
+    made_with = {
+        "settings": {**dataclasses.asdict(ascent_settings(**settings)), "init": init},
+        "init_sha256": None if init in ("zeros", "noise") else file_sha256(Path(settings["init"])),
+        "model_sha256": engine.contract.source_sha256,
+        "file_sha256": content_sha256(file),
+    }
     failed = kept = 0
     with Manifest(output) as manifest:
         names = {index: class_slug(index, engine.contract.label(index)) for index in classes}
@@ -125,13 +139,27 @@ def visualize(
             if overwrite or not existing.exists():
                 wanted.append(index)
                 continue
-            kept += 1
-            say(f"Kept: {existing} exists; replace it with --overwrite.", quiet=quiet)
             known = manifest.get(_TASK, names[index])
-            if known is None:
-                known = _empty(names[index], index, engine.contract.label(index), None)
-                known["files"] = [existing.name]
-            _show({**known, "status": "kept"}, output, as_json=as_json)
+            differences = ", ".join(_differences(known, made_with))
+            if known is None or differences:
+                failed += 1
+                error = (
+                    f"{existing} was made otherwise ({differences}): replace it with --overwrite, "
+                    "or choose another folder with -o."
+                )
+                say(f"Error: {error}")
+                record = _empty(names[index], index, engine.contract.label(index), error)
+                # The rest goes on describing the files that are there.
+                manifest.add({**(known or record), "status": "failed", "error": error})
+                _show(record, output, as_json=as_json)
+            elif not all((output / name).exists() for name in known["files"]):
+                wanted.append(index)
+            else:
+                kept += 1
+                say(f"Kept: {existing} exists; replace it with --overwrite.", quiet=quiet)
+                if known["status"] != "ok":
+                    manifest.add({**known, "status": "ok", "error": None})
+                _show({**known, "status": "kept", "error": None}, output, as_json=as_json)
         size = engine.spec.batch or batch_size
         total = -(-len(wanted) // size)
         for number, start in enumerate(range(0, len(wanted), size), 1):
@@ -154,9 +182,7 @@ def visualize(
                     _show(record, output, as_json=as_json)
                 continue
             for image in images:
-                record = _write(image, names[image.index], output)
-                record["settings"]["init"] = init
-                record["model_sha256"] = engine.contract.source_sha256
+                record = _write(image, names[image.index], output) | made_with
                 manifest.add(record)
                 _show(record, output, as_json=as_json)
     if wanted and engine.contract.preprocessing is None:
@@ -194,10 +220,33 @@ def _write(image: "ClassImage", name: str, output: Path) -> Record:
         "steps": image.steps,
         "stopped_early": image.stopped_early,
         "score_curve": {"steps": list(image.score_steps), "scores": list(image.scores)},
-        "settings": dict(image.settings),
         "files": files,
         "error": None,
     }
+
+
+def _differences(known: Record | None, made_with: Record) -> Iterator[str]:
+    """What an existing class picture was made with otherwise, in words."""
+    if known is None or "settings" not in known:
+        yield "nothing says how"
+        return
+    for name, value in made_with["settings"].items():
+        earlier = known["settings"].get(name)
+        if earlier != value:
+            yield f"{name} {_word(earlier)} instead of {_word(value)}"
+    if known.get("model_sha256") != made_with["model_sha256"]:
+        yield "another model"
+    elif known.get("file_sha256") != made_with["file_sha256"]:
+        yield "another export of the model"
+    if (
+        known["settings"].get("init") == made_with["settings"]["init"]
+        and known.get("init_sha256") != made_with["init_sha256"]
+    ):
+        yield "the picture it starts from has changed"
+
+
+def _word(value: object) -> str:
+    return "none" if value is None else str(value)
 
 
 def _empty(name: str, index: int, label: str | None, error: str | None) -> Record:

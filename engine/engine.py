@@ -210,7 +210,7 @@ class Engine:
         Raises:
             TargetError: no such class, or several fit.
         """
-        specs = [targets] if isinstance(targets, (int, str)) else list(targets)
+        specs = [targets] if isinstance(targets, (int, np.integer, str)) else list(targets)
         if not specs:
             raise TargetError("no class was given.")
         return list(dict.fromkeys(find_class(spec, self.contract) for spec in specs))

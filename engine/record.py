@@ -1,7 +1,7 @@
 """The preprocessing record of an exported file: how a picture becomes the image input."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -53,19 +53,24 @@ def parse_record(record: Mapping[str, Any], *, where: str) -> Preprocessing:
         where: what the record was read from, for messages.
 
     Raises:
-        ModelFileError: a key is missing or has a value that the contract does not allow.
+        ModelFileError: a key is missing, unknown, or has a value that the contract does not allow.
     """
     keys = Preprocessing.__annotations__.keys()
-    missing = sorted(keys - record.keys())
-    if missing:
-        raise ModelFileError(f"the preprocessing record of {where} lacks {', '.join(missing)}.")
+    for verb, wrong in {
+        "lacks": keys - record.keys(),
+        "has unknown keys": record.keys() - keys,
+    }.items():
+        if wrong:
+            listed = ", ".join(sorted(map(str, wrong)))
+            raise ModelFileError(f"the preprocessing record of {where} {verb} {listed}.")
     reader = _Reader(record, where)
     resize = reader.choice("resize", get_args(Resize))
     order = reader.choice("channel_order", get_args(ChannelOrder))
-    size = reader.numbers("input_size", 2, least=1)
+    size = reader.values("input_size", 2, "whole numbers of at least 1", _is_size)
     resize_size = record["resize_size"]
     if resize == "shorter-side":
-        (resize_size,) = reader.numbers("resize_size", 1, least=1)
+        if not _is_size(resize_size):
+            reader.refuse("resize_size", "a whole number of at least 1")
     elif resize_size is not None:
         reader.refuse("resize_size", f"null where resize is {resize!r}")
     value_range = reader.numbers("value_range", 2)
@@ -75,9 +80,9 @@ def parse_record(record: Mapping[str, Any], *, where: str) -> Preprocessing:
     if 0.0 in std:
         reader.refuse("std", "other than 0")
     return Preprocessing(
-        input_size=(int(size[0]), int(size[1])),
+        input_size=(size[0], size[1]),
         resize=resize,
-        resize_size=None if resize_size is None else int(resize_size),
+        resize_size=resize_size,
         interpolation=reader.choice("interpolation", get_args(Interpolation)),
         channel_order=order,
         value_range=(value_range[0], value_range[1]),
@@ -105,17 +110,30 @@ class _Reader:
             self.refuse(key, f"one of {', '.join(choices)}")
         return value
 
-    def numbers(self, key: str, count: int, *, least: int | None = None) -> tuple[float, ...]:
-        """`count` finite numbers; whole ones of at least `least` where that is given."""
+    def numbers(self, key: str, count: int) -> tuple[float, ...]:
+        """`count` finite numbers."""
+        return tuple(float(item) for item in self.values(key, count, "numbers", _is_number))
+
+    def values(
+        self, key: str, count: int, kind: str, fits: Callable[[Any], bool]
+    ) -> tuple[Any, ...]:
+        """`count` values that fit."""
         value = self.record[key]
-        values = list(value) if isinstance(value, (list, tuple)) else [value]
-        kind = "number(s)" if least is None else f"whole number(s) of at least {least}"
-        fits = len(values) == count and all(
-            isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)
-            for item in values
-        )
-        if fits and least is not None:
-            fits = all(item >= least and item == int(item) for item in values)
-        if not fits:
+        if not isinstance(value, (list, tuple)) or len(value) != count or not all(map(fits, value)):
             self.refuse(key, f"{count} {kind}")
-        return tuple(float(item) for item in values)
+        return tuple(value)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is finite, as a float too; JSON's whole numbers have no bounds."""
+    try:
+        return (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        )
+    except OverflowError:
+        return False
+
+
+def _is_size(value: Any) -> bool:
+    """Whether it is a number of pixels; 224.0 is not, clients would stumble over it."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

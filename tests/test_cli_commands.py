@@ -82,7 +82,8 @@ def test_commands_are_those_of_the_contract() -> None:
 
 def test_visualize(folder: Path) -> None:
     arguments = ["visualize", "-m", "v.onnx", "-t", "great", "-t", "0", "--steps", "4"]
-    result = run(*arguments, "--snapshot-every", "2", "--score-every", "2", "--seed", "3")
+    arguments += ["--snapshot-every", "2", "--score-every", "2", "--seed", "3"]
+    result = run(*arguments)
     stems = ["2-great-dane", "0-tabby"]
     expected = [
         f"deepinside-results/{stem}{ending}"
@@ -104,7 +105,50 @@ def test_visualize(folder: Path) -> None:
     again = run(*arguments)
     assert "0 done, 2 kept" in again.stderr
     assert again.stdout.splitlines() == expected
-    assert len(run(*arguments, "--overwrite").stdout.splitlines()) == 4
+    assert run(*arguments, "--overwrite").stdout.splitlines() == expected
+
+
+def test_a_class_picture_made_otherwise_is_never_taken_for_a_result(folder: Path) -> None:
+    arguments = ["visualize", "-t", "0", "-m"]
+    run(*arguments, "v.onnx", "--steps", "2")
+    file = Path("deepinside-results/0-tabby.npy")
+    before = file.read_bytes()
+    write(Path("other.onnx"), STEP.but(overrides={"source_sha256": "cd" * 32}))
+    write(Path("again.onnx"), STEP.but(overrides={"tool_version": "0.1.1"}))
+    for options, differences in (
+        (["other.onnx", "--steps", "3", "--l2", "0.1"], ("steps 2 instead of 3", "l2 0.005")),
+        (["other.onnx", "--steps", "2"], ("(another model)",)),
+        (["again.onnx", "--steps", "2"], ("(another export of the model)",)),
+        (["v.onnx", "--steps", "2", "--patience", "9"], ("(patience none instead of 9)",)),
+    ):
+        result = run(*arguments, *options, "-q", code=1)
+        assert all(part in result.stderr for part in differences), result.stderr
+        assert "--overwrite" in result.stderr
+        assert result.stdout == ""
+        line = json.loads(run(*arguments, *options, "--json", code=1).stdout)
+        assert (line["status"], line["files"]) == ("failed", [])
+        assert file.read_bytes() == before
+        (record,) = records()
+        assert (record["status"], record["settings"]["steps"]) == ("failed", 2)
+    # With what it was made with, it is a result.
+    assert "1 kept" in run(*arguments, "v.onnx", "--steps", "2").stderr
+    assert [record["status"] for record in records()] == ["ok"]
+    Path("deepinside-results/0-tabby.png").unlink()
+    assert "1 done" in run(*arguments, "v.onnx", "--steps", "2").stderr
+    run(*arguments, "other.onnx", "--steps", "3", "--overwrite")
+    assert file.read_bytes() != before
+    assert records()[0]["model_sha256"] == "cd" * 32
+    Path("deepinside-results/manifest.jsonl").unlink()
+    assert "nothing says how" in run(*arguments, "v.onnx", "--steps", "2", code=1).stderr
+
+
+def test_a_start_that_has_changed(folder: Path) -> None:
+    options = ["visualize", "-m", "v.onnx", "-t", "0", "--steps", "1", "--init", "start.png"]
+    Path("start.png").write_bytes(models.example("coffee").read_bytes())
+    run(*options)
+    assert "1 kept" in run(*options).stderr
+    Path("start.png").write_bytes(models.example("camera").read_bytes())
+    assert "starts from has changed" in run(*options, code=1).stderr
 
 
 def test_visualize_from_a_picture(folder: Path) -> None:
@@ -269,6 +313,30 @@ def test_export_passes_its_options(folder: Path, exports: list[dict[str, Any]]) 
     assert result.stdout == "new/out.onnx\n"
     assert "Bypassed: Softmax 'prob' was bypassed." in result.stderr
     assert "+1.0 %" in result.stderr
+
+
+def test_text_files_of_other_encodings(folder: Path, exports: list[dict[str, Any]]) -> None:
+    Path("bom.json").write_text(json.dumps(RECORD), encoding="utf-8-sig")
+    Path("bom.txt").write_text("\n".join(LABELS), encoding="utf-8-sig")
+    export = ["export", "x.onnx", "-o", "o.onnx"]
+    run(*export, "--preprocessing", "bom.json", "--labels", "bom.txt")
+    assert exports[0]["preprocessing"] == RECORD
+    assert exports[0]["labels"] == LABELS
+    Path("latin.txt").write_bytes("café".encode("latin-1"))
+    Path("latin.json").write_bytes('{"é": 1}'.encode("latin-1"))
+    Path("utf16.txt").write_text("a", encoding="utf-16")
+    Path("no.json").write_text("{")
+    plain(Path("p.onnx"))
+    for option, message in (
+        ("--labels=latin.txt", "latin.txt is not UTF-8 text (byte 3 is 0xe9): save it as UTF-8."),
+        ("--labels=utf16.txt", "utf16.txt is not UTF-8 text"),
+        ("--preprocessing=latin.json", "latin.json is not UTF-8 text"),
+        ("--preprocessing=no.json", "no.json is not a JSON file"),
+    ):
+        for command in (export, ["saliency", "example:coffee", "-m", "p.onnx"]):
+            result = run(*command, "--overwrite", option, code=2)
+            assert message in result.stderr
+            assert len(result.stderr.split("Error: ")[1].strip().splitlines()) == 1
 
 
 def test_export_of_the_other_task(folder: Path, exports: list[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """`deepinside saliency` on a file made by hand."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -8,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from engine_fixtures import Recipe, write
+from engine_fixtures import RECORD, Recipe, write
 from PIL import Image
 
 from deepinside.cli.main import cli
 from deepinside.cli.slugs import class_slug, unique_stems
-from deepinside.engine import load_picture
+from deepinside.engine import Engine, load_picture
 
 PARTS = ("saliency.npy", "heatmap.png", "overlay.png")
 
@@ -148,18 +149,88 @@ def test_existing_results_are_kept(folder: Path) -> None:
     assert [record["status"] for record in manifest()] == ["ok"]
 
 
-def test_results_of_another_model_are_kept_and_told(folder: Path) -> None:
+def test_a_map_of_another_model_is_never_taken_for_a_result(folder: Path) -> None:
     path = run("a.png", "-t", "0").stdout.splitlines()[0]
     before = np.load(path)
-    write(folder / "m.onnx", Recipe(gradient_factor=3.0))
-    result = run("a.png", "-t", "0")
-    assert "holds another map" in result.stderr
-    np.testing.assert_array_equal(np.load(path), before)
-    (record,) = manifest()
-    assert record["status"] == "kept"
-    assert record["maps"][0]["score"] is None
+    write(folder / "m.onnx", Recipe(gradient_factor=3.0, overrides={"source_sha256": "cd" * 32}))
+    for number in range(2):  # again, and it stays the same
+        result = run("a.png", "b.png", "-t", "0", "-q", code=1)
+        assert "another map than its own" in result.stderr
+        assert ("(of another model)" in result.stderr) == (number == 0)
+        assert all("b.0-tabby" in line for line in result.stdout.splitlines())
+        np.testing.assert_array_equal(np.load(path), before)
+        record = {record["input"]: record for record in manifest()}["a.png"]
+        assert (record["status"], record["maps"]) == ("failed", [])
+        assert "--overwrite" in record["error"]
     run("a.png", "-t", "0", "--overwrite")
     np.testing.assert_allclose(np.load(path), 3 * before, rtol=1e-5)
+
+
+def test_a_changed_picture_is_explained_anew(folder: Path) -> None:
+    Image.new("RGB", (20, 12), "black").save("c.png")
+    (before,) = json.loads(run("c.png", "--json").stdout)["maps"]
+    Image.new("RGB", (20, 12), "white").save("c.png")
+    (found,) = Engine("m.onnx", "cpu").saliency("c.png")
+    assert found.index != before["index"]  # a picture of another class, under the same name
+    result = run("c.png", "--json")
+    record = json.loads(result.stdout)
+    assert record["status"] == "ok"
+    (entry,) = record["maps"]
+    assert entry["index"] == found.index
+    np.testing.assert_allclose(np.load(entry["files"]["saliency"]), found.saliency, rtol=1e-5)
+    left = Path(before["files"]["saliency"]).name
+    assert "c.png has changed: of what it was before, " in result.stderr
+    assert left in result.stderr
+    assert "1 kept" in run("c.png").stderr
+
+
+def test_a_changed_picture_does_not_replace_the_old_ones_map(folder: Path) -> None:
+    path = run("a.png", "-t", "0").stdout.splitlines()[0]
+    before = np.load(path)
+    old = Path("a.png").read_bytes()
+    picture(Path("a.png"), seed=5)
+    result = run("a.png", "-t", "0", "-t", "1", code=1)
+    assert "a.png: another map than its own is in" in result.stderr
+    assert "(the picture has changed)" in result.stderr
+    assert [Path(line).name for line in result.stdout.splitlines()] == [
+        f"a.1-tiger-cat.{part}" for part in PARTS
+    ]
+    np.testing.assert_array_equal(np.load(path), before)
+    (record,) = manifest()
+    assert (record["status"], [entry["index"] for entry in record["maps"]]) == ("failed", [1])
+    # The old picture again: the file is its own.
+    new = Path("a.png").read_bytes()
+    Path("a.png").write_bytes(old)
+    assert "1 done" in run("a.png", "-t", "0").stderr
+    Path("a.png").write_bytes(new)
+    run("a.png", "-t", "0", "--overwrite")
+    assert not np.allclose(np.load(path), before)
+    assert "1 kept" in run("a.png", "-t", "0").stderr
+
+
+def test_a_change_that_the_model_does_not_see(folder: Path) -> None:
+    record = {**RECORD, "resize": "shorter-side", "resize_size": 6}
+    write(folder / "m.onnx", Recipe(record=record))
+    pixels = np.random.default_rng(3).integers(0, 256, (6, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("wide.png")
+    overlay = Path(run("wide.png", "-t", "0").stdout.splitlines()[2])
+    pixels[:, :4] = 255 - pixels[:, :4]
+    Image.fromarray(pixels).save("wide.png")
+    for _ in range(2):
+        assert "another map" in run("wide.png", "-t", "0", code=1).stderr
+    before = overlay.read_bytes()
+    run("wide.png", "-t", "0", "--overwrite")
+    assert overlay.read_bytes() != before
+
+
+def test_a_record_without_the_pictures_hash_is_completed(folder: Path) -> None:
+    run("a.png", "-t", "0")
+    (record,) = manifest()
+    assert record["input_sha256"] == hashlib.sha256(Path("a.png").read_bytes()).hexdigest()
+    del record["input_sha256"]
+    Path("deepinside-results/manifest.jsonl").write_text(json.dumps(record) + "\n")
+    assert "1 done" in run("a.png", "-t", "0").stderr
+    assert "input_sha256" in manifest()[0]
 
 
 def test_a_killed_run_is_completed(folder: Path) -> None:

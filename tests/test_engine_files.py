@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 from engine_fixtures import RECORD, Recipe, pictures, write
 from onnx import TensorProto, helper, numpy_helper
+from record_cases import BAD, GOOD
 
 from deepinside.engine import (
     Engine,
@@ -33,6 +34,7 @@ from deepinside.engine import session as session_module
 from deepinside.engine.files import replacing, save_array, save_picture, save_text
 from deepinside.engine.modelfile import content_sha256, external_files, read_header
 from deepinside.engine.providers import PROBE_MODEL, parse_device
+from deepinside.engine.record import parse_record
 from deepinside.engine.session import SessionSettings, open_session
 
 
@@ -89,6 +91,21 @@ def test_broken_metadata(tmp_path: Path, key: str, text: str | None, message: st
     with pytest.raises(ModelFileError, match=message) as caught:
         Engine(path, "cpu")
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("record", GOOD)
+def test_records_that_are_accepted(record: dict[str, Any]) -> None:
+    parsed = parse_record(record, where="f.onnx")
+    assert list(parsed.input_size) == record["input_size"]
+    assert parsed.resize_size == record["resize_size"]
+    assert list(parsed.mean) == record["mean"]
+
+
+@pytest.mark.parametrize("record", [record for _, record in BAD], ids=[name for name, _ in BAD])
+def test_records_that_are_refused(record: dict[str, Any]) -> None:
+    with pytest.raises(ModelFileError, match=r"preprocessing record of f\.onnx") as caught:
+        parse_record(record, where="f.onnx")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_plain_classifier_is_told_apart(tmp_path: Path) -> None:

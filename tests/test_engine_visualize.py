@@ -175,3 +175,9 @@ def test_preset_settings_are_recorded(engine: Engine) -> None:
     assert found.settings["l2"] == 0.5
     assert found.settings["step_size"] == paper.step_size
     assert found.settings["preset"] == "paper"
+
+
+def test_a_class_may_be_a_number_of_numpy(engine: Engine) -> None:
+    assert engine.classes(np.int64(2)) == [2]
+    assert engine.classes(np.array([2, 0])) == [2, 0]  # type: ignore[arg-type]
+    assert [image.index for image in engine.visualize(np.int64(1), steps=1)] == [1]

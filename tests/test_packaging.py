@@ -5,6 +5,7 @@ wheel, hence these comparisons; `.ci/run` builds, installs and uses the wheel it
 """
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import tomllib
@@ -119,3 +120,14 @@ def test_ci_can_be_run() -> None:
 def test_links_into_the_repository_exist(name: str) -> None:
     targets = re.findall(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)", text(name))
     assert [target for target in targets if not (REPOSITORY / target).exists()] == []
+
+
+def test_the_page_of_operators_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location(
+        "operators", REPOSITORY / "docs/make_operators.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert text("docs/operators.md") == module.table()
