@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from engine_fixtures import RECORD, Recipe, write
 from PIL import Image
+from record_cases import GOOD
 
 from deepinside import models
 from deepinside.engine import Engine, load_picture
@@ -85,17 +86,7 @@ def load_edge() -> ModuleType:
     return module
 
 
-CROP = {
-    "input_size": [224, 192],
-    "resize": "shorter-side",
-    "resize_size": 256,
-    "interpolation": "bicubic",
-    "channel_order": "RGB",
-    "value_range": [0, 1],
-    "mean": [0.485, 0.456, 0.406],
-    "std": [0.229, 0.224, 0.225],
-}
-STRETCH = CROP | {"resize": "stretch", "resize_size": None}
+CROP, STRETCH = GOOD[:2]
 BYTES = {"value_range": [0, 255], "mean": [127, 120, 110], "std": [128, 127, 126]}
 GREY = {"channel_order": "L", "mean": [0.5], "std": [0.25]}
 

@@ -270,9 +270,15 @@ def test_scores_have_the_images_type_in_mixed_precision(tmp_path: Path) -> None:
 
 
 def test_normalized_steps_in_float16(tmp_path: Path) -> None:
-    model = _to_float16(classifier())
+    """Squares of these derivatives are 0 in float16 (ONNX Runtime's CPU hides that, GPUs don't)."""
+    model = classifier(size=32)
+    for tensor in model.graph.initializer:
+        if tensor.name == "v":
+            small = onnx.numpy_helper.to_array(tensor) / 50
+            tensor.CopyFrom(onnx.numpy_helper.from_array(small, "v"))
+    model = _to_float16(model)
     path = export_visualization(model, tmp_path / "v.onnx", step_rule="normalized").path
-    pixels = _weights(2, 3, 8, 8).astype(np.float16)
+    pixels = _weights(2, 3, 32, 32).astype(np.float16)
     feed = {
         "image": pixels,
         "target": np.array([1, 3]),
@@ -281,4 +287,23 @@ def test_normalized_steps_in_float16(tmp_path: Path) -> None:
     }
     moved = session(path).run(["next_image"], feed)[0]
     lengths = np.sqrt(((moved - pixels).astype(np.float64) ** 2).mean(axis=(1, 2, 3)))
-    np.testing.assert_allclose(lengths, 1, rtol=1e-2)
+    np.testing.assert_allclose(lengths, 1, rtol=2e-2)
+
+
+def test_a_picture_without_gradient_stays_as_it_is(tmp_path: Path) -> None:
+    """The guard against 0/0 must not itself be 0 in float16."""
+    model = classifier()
+    for tensor in model.graph.initializer:
+        if tensor.name == "v":
+            nothing = np.zeros((5, 8), np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(nothing, "v"))
+    half = _to_float16(model)
+    path = export_visualization(half, tmp_path / "v.onnx", step_rule="normalized").path
+    pixels = _weights(1, 3, 8, 8).astype(np.float16)
+    feed = {
+        "image": pixels,
+        "target": np.array([1]),
+        "step_size": np.array(1, np.float16),
+        "l2": np.array(0, np.float16),
+    }
+    np.testing.assert_array_equal(session(path).run(["next_image"], feed)[0], pixels)
