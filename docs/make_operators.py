@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deepinside.exporters.gradient import backpropagate  # noqa: F401  (registers the rules)
 from deepinside.exporters.registry import rules
-from deepinside.exporters.rules.nondifferentiable import FLAT
+from deepinside.exporters.nondifferentiable import FLAT
 
 _HEAD = """# Operators with a gradient rule
 

@@ -5,6 +5,7 @@ lists among the inputs become constants (floats of the first tensor's type, inte
 Shapes of element-wise results are tracked, since the sweep must know which axes are broadcast.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from deepinside.exporters.bodies import all_nodes, bodies
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.shapes import Shape, Shapes, broadcast, is_one, static
 
@@ -38,10 +40,18 @@ class Builder:
         self.shapes = shapes
         self.scope = "deepinside"
         self._names = {value.name for value in graph.inputs} | set(graph.initializers)
-        for node in graph:
-            self._names.update(output.name for output in node.outputs)
-            self._names.add(node.name)
+        for outer in graph:
+            for node in all_nodes(outer):
+                self._names.add(node.name)
+                self._names.update(value.name for value in _defined(node))
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
+        self._root = graph  # holds the constants, which inner graphs see
+
+    def nested(self, graph: ir.Graph) -> "Builder":
+        """A builder for a graph inside a node; names, shapes and constants are those of this one."""
+        inner = copy.copy(self)
+        inner.graph = graph
+        return inner
 
     def __getattr__(self, operator: str) -> Callable[..., ir.Value]:
         """`op.Mul` is the function that emits a Mul."""
@@ -81,6 +91,16 @@ class Builder:
         self.graph.append(node)
         return tuple(node.outputs)
 
+    def adopt(self, node: ir.Node) -> None:
+        """Append a copy of a node of the classifier, with names of its own and known shapes."""
+        for inner in all_nodes(node):
+            inner.name = self._unique(f"{self.scope}/{inner.name}")
+            for value in _defined(inner):
+                shape, constant = self.shapes.known(value), self.shapes.constant(value)
+                value.name = self._unique(f"{self.scope}/{value.name}")
+                self.shapes.record(value, shape, constant)
+        self.graph.append(node)
+
     def constant(self, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
         """An initializer with this value; equal ones are stored once."""
         kind = ir.DataType.from_numpy(array.dtype) if dtype is None else dtype
@@ -101,7 +121,7 @@ class Builder:
                 type=ir.TensorType(kind),
                 const_value=tensor,
             )
-            self.graph.register_initializer(value)
+            self._root.register_initializer(value)
             self._constants[key] = value
         return self._constants[key]
 
@@ -239,6 +259,11 @@ class Builder:
             candidate = f"{name}_{count}"
         self._names.add(candidate)
         return candidate
+
+
+def _defined(node: ir.Node) -> list[ir.Value]:
+    """The node's outputs and the inputs of the graphs inside it."""
+    return [*node.outputs, *(value for body in bodies(node) for value in body.inputs)]
 
 
 def is_compact(shape: Shape, full: Shape) -> bool:

@@ -4,18 +4,19 @@ The sweep looks up a rule for every node on the way, calls it, undoes broadcasti
 cotangents of tensors that are used more than once. Rules know nothing of all that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import onnx
 import onnx_ir as ir
 
+from deepinside.exporters import nondifferentiable
+from deepinside.exporters.bodies import operands
 from deepinside.exporters.builder import Builder, is_compact
 from deepinside.exporters.errors import ClassifierError
 from deepinside.exporters.registry import ForwardNode, ReluMode, Rule, find_rule
-from deepinside.exporters.rules import nondifferentiable
 from deepinside.exporters.shapes import Shape, is_one
 
-__all__ = ["backpropagate", "path_between"]
+__all__ = ["backpropagate", "path_between", "reached_from", "sweep"]
 
 _FLOATS = {
     ir.DataType.FLOAT,
@@ -25,31 +26,34 @@ _FLOATS = {
 }
 
 
-def path_between(graph: ir.Graph, source: ir.Value, target: ir.Value) -> list[ir.Node]:
-    """The nodes through which `target` depends differentiably on `source`, in graph order.
+def path_between(
+    graph: ir.Graph, reached: Collection[ir.Value], targets: Collection[ir.Value]
+) -> list[ir.Node]:
+    """The nodes through which `targets` depend on values `reached_from` somewhere, in order."""
+    needed = set(targets)
+    path: list[ir.Node] = []
+    for node in reversed(graph):
+        if any(output in needed and output in reached for output in node.outputs):
+            path.append(node)
+            needed.update(value for _, value in _carrying(node, reached))
+    return path[::-1]
+
+
+def reached_from(graph: ir.Graph, sources: Collection[ir.Value]) -> set[ir.Value]:
+    """The sources, and the values of a graph that depend differentiably on one of them.
 
     Edges that carry no derivative (integers, indices, shapes, step functions) don't count. What a
     node's inner graphs capture counts as its input, and quantised values count although they are
     integers: such nodes are on the path, so that the search for their rule complains.
     """
-    reached = {source}
+    reached = set(sources)
     for node in graph:
-        carrying = [i for i in range(len(node.inputs)) if _carries(node, i, reached)]
-        if carrying or _captures(node, reached):
-            integers = any(_dtype(node.inputs[i]) not in _FLOATS for i in carrying)
+        carrying = _carrying(node, reached)
+        if carrying:
+            integers = any(value.dtype not in _FLOATS for _, value in carrying)
             everything = integers or node.op_type in nondifferentiable.QUANTISERS
             reached.update(o for o in node.outputs if everything or o.dtype in _FLOATS)
-    needed = {target}
-    path: list[ir.Node] = []
-    for node in reversed(graph):
-        if any(output in needed and output in reached for output in node.outputs):
-            path.append(node)
-            needed.update(
-                value
-                for i, value in enumerate(node.inputs)
-                if value is not None and _carries(node, i, reached)
-            )
-    return path[::-1]
+    return reached
 
 
 def backpropagate(
@@ -78,67 +82,72 @@ def backpropagate(
         MissingRuleError: an operator on the way has no rule.
         GradientError: an operator on the way stands in a form that its rule does not cover.
     """
-    path = path_between(op.graph, image, score)
-    if not path and image is not score:
+    (cotangent,) = sweep(op, [(score, seed)], [image], relu)
+    op.scope = "deepinside"
+    if cotangent is None:
         raise ClassifierError(
             f"no differentiable path leads from the image input {image.name!r} to the class scores "
             f"{score.name!r}: the classifier rounds, compares or indexes on every way, or the "
             "wrong input or score was chosen (--image-input, --score-output)."
         )
+    return cotangent
+
+
+def sweep(
+    op: Builder,
+    seeds: Sequence[tuple[ir.Value, ir.Value]],
+    sources: Sequence[ir.Value],
+    relu: ReluMode,
+) -> list[ir.Value | None]:
+    """Append the vector-Jacobian product of several values with respect to several others.
+
+    Args:
+        op: builder of the graph that holds them, with its shapes.
+        seeds: pairs of a value and its cotangent, of the value's shape.
+        sources: values to differentiate with respect to.
+        relu: as in `backpropagate`.
+
+    Returns:
+        For each source its cotangent, of its shape, or None where no value depends on it.
+
+    Raises:
+        MissingRuleError, GradientError: as `backpropagate`.
+    """
+    reached = reached_from(op.graph, sources)
+    path = path_between(op.graph, reached, [value for value, _ in seeds])
     rules = {node: find_rule(node, op.opset) for node in path}  # every complaint before any work
-    wanted = {image, *(output for node in path for output in node.outputs)}
-    cotangents: dict[ir.Value, ir.Value] = {score: seed}
+    cotangents: dict[ir.Value, ir.Value] = {}
+    for value, seed in seeds:
+        cotangents[value] = op.Add(cotangents[value], seed) if value in cotangents else seed
+    scope = op.scope
     for node in reversed(path):
         version = onnx.defs.get_schema(node.op_type, op.opset, "").since_version
         op.scope = f"{node.name}/grad"
-        _sweep_node(
-            op, ForwardNode(node, version, op.shapes, relu), rules[node], wanted, cotangents
-        )
-    op.scope = "deepinside"
-    return op.expand_to(cotangents[image], image)
+        forward = ForwardNode(node, version, op.shapes, relu, tuple(_carrying(node, reached)))
+        _sweep_node(op, forward, rules[node], cotangents)
+    op.scope = scope
+    return [
+        op.expand_to(cotangents[source], source) if source in cotangents else None
+        for source in sources
+    ]
 
 
-def _carries(node: ir.Node, index: int, reached: set[ir.Value]) -> bool:
-    value = node.inputs[index]
-    return value in reached and not nondifferentiable.edge(node.op_type, index)
-
-
-def _dtype(value: ir.Value | None) -> ir.DataType | None:
-    return None if value is None else value.dtype
-
-
-def _captures(node: ir.Node, reached: set[ir.Value]) -> bool:
-    """Whether a graph inside the node (of If, Loop or Scan) uses a value from outside."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            graphs = [attribute.as_graph()]
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs = list(attribute.as_graphs())
-        else:
-            continue
-        for inner in graphs:
-            nodes = ir.traversal.RecursiveGraphIterator(inner)
-            if any(value in reached for each in nodes for value in each.inputs):
-                return True
-            if any(output in reached for output in inner.outputs):
-                return True
-    return False
+def _carrying(node: ir.Node, values: Collection[ir.Value]) -> list[tuple[int, ir.Value]]:
+    """The node's operands among `values` that carry a derivative, with their positions."""
+    return [
+        (index, value)
+        for index, value in enumerate(operands(node))
+        if value is not None
+        and value in values
+        and not nondifferentiable.edge(node.op_type, index)
+    ]
 
 
 def _sweep_node(
-    op: Builder,
-    forward: ForwardNode,
-    rule: Rule,
-    wanted: set[ir.Value],
-    cotangents: dict[ir.Value, ir.Value],
+    op: Builder, forward: ForwardNode, rule: Rule, cotangents: dict[ir.Value, ir.Value]
 ) -> None:
-    """Turn the cotangents of one node's outputs into additions to those of its inputs."""
-    node = forward.node
-    targets = [
-        (index, value)
-        for index, value in enumerate(node.inputs)
-        if value in wanted and not nondifferentiable.edge(node.op_type, index)
-    ]
+    """Turn the cotangents of one node's outputs into additions to those of its operands."""
+    node, targets = forward.node, forward.wanted
     incoming = [cotangents.get(output) for output in node.outputs]
     if all(g is None for g in incoming):
         return
@@ -154,7 +163,6 @@ def _sweep_node(
         result = rule.function(full[0], forward, op)
     entries = (result,) if isinstance(result, ir.Value) else tuple(result)
     for index, value in targets:
-        assert value is not None
         entry = entries[index] if index < len(entries) else None
         cotangent = entry() if callable(entry) else entry
         if cotangent is None:
@@ -172,7 +180,7 @@ def _takes_compact(
     op: Builder,
     rule: Rule,
     forward: ForwardNode,
-    targets: Sequence[tuple[int, ir.Value | None]],
+    targets: Sequence[tuple[int, ir.Value]],
     g: ir.Value,
 ) -> bool:
     """Whether the rule can work on g as it is: not when a sum over its broadcast axes follows."""
@@ -184,7 +192,7 @@ def _takes_compact(
     if not is_compact(shape, full):
         return True
     return rule.elementwise and all(
-        value is not None and forward.shape(value) == full for _, value in targets
+        forward.shape(value) == full for _, value in targets
     )
 
 

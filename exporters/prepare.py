@@ -51,8 +51,9 @@ def prepare(model: ir.Model) -> ir.Model:
     RewriteRuleSet([fuse_batchnorm_into_conv_rule]).apply_to_model(model)
     ir.passes.Sequential(
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.RemoveUnusedNodesPass(),
         passes.NameFixPass(),
+        passes.LiftSubgraphInitializersToMainGraphPass(),
+        passes.RemoveUnusedNodesPass(),
         passes.TopologicalSortPass(),
     )(model)
     return model

@@ -132,12 +132,15 @@ class ForwardNode:
         version: schema version of its operator.
         shapes: shapes and constants of the graph.
         relu: which of the three backward rules of ReLU is asked for.
+        wanted: position and value of the operands whose cotangents are needed; what the node's
+            inner graphs capture follows its inputs (see `bodies.operands`).
     """
 
     node: ir.Node
     version: int
     shapes: Shapes
     relu: ReluMode = "gradient"
+    wanted: tuple[tuple[int, ir.Value], ...] = ()
 
     @property
     def inputs(self) -> tuple[ir.Value, ...]:

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnxscript import optimizer
 
+from deepinside.exporters.bodies import captured_by
 from deepinside.exporters.errors import ClassifierError
+from deepinside.exporters.inference import INTEGERS, body_model, settle
 
-__all__ = ["Dim", "Shape", "Shapes", "broadcast", "is_one", "probe_shapes", "static"]
+__all__ = ["Dim", "Shape", "Shapes", "broadcast", "is_one", "probe_body", "probe_shapes", "static"]
 
 _log = logging.getLogger(__name__)
 
@@ -74,11 +75,15 @@ class Shapes:
             return tuple(self.dim(size) for size in value.const_value.shape.numpy())
         return None
 
-    def record(self, value: ir.Value, shape: Shape | None) -> None:
-        """Note the shape of an emitted value."""
+    def record(
+        self, value: ir.Value, shape: Shape | None, constant: np.ndarray | None = None
+    ) -> None:
+        """Note the shape of an emitted value, and the value itself where it is constant."""
+        assert value.name is not None
         if shape is not None:
-            assert value.name is not None
             self._shapes[value.name] = shape
+        if constant is not None:
+            self._constants[value.name] = constant
 
     def constant(self, value: ir.Value | None) -> np.ndarray | None:
         """The value as an array when it is the same whatever the input, else None."""
@@ -114,11 +119,48 @@ def probe_shapes(model: ir.Model, size: Sequence[int] | None = None) -> Shapes:
             except ClassifierError as error:
                 # Height and width are free by declaration only; other sizes fail as they are.
                 _log.info("the classifier works at one picture size: %s", error)
-    inferred = [_read(probe) for probe in probes]
-    types = {value.name: value.dtype for value in _values(probes[0].graph)}
-    for value in _values(model.graph):
+    _fill_types(model.graph, probes[0].graph)
+    return Shapes(*_merge(probes), len(probes))
+
+
+def probe_body(body: ir.Graph, shapes: Shapes, opset: int) -> None:
+    """Infer and record the shapes of the values of a graph inside a node, and fill in their types.
+
+    The shapes of the graph's inputs have to be known already; those of what it captures are.
+
+    Raises:
+        ClassifierError: ONNX's shape inference rejects the body at these shapes.
+    """
+    given = (*body.inputs, *captured_by(body))
+    probes = []
+    for number in range(shapes.probes):
+        known = {v.name: shapes.known(v) for v in given}
+        sizes = {n: tuple(dim[number] for dim in shape) for n, shape in known.items() if shape}
+        sizes |= {n: () for n, shape in known.items() if shape == ()}
+        constants = {v.name: shapes.constant(v) for v in given}
+        try:
+            probes.append(settle(body_model(body, given, sizes, constants, opset)))
+        except onnx.shape_inference.InferenceError as error:
+            raise ClassifierError(
+                f"ONNX's shape inference rejects the graph {body.name!r} inside a node: "
+                + " ".join(str(error).split())
+            ) from error
+    _fill_types(body, probes[0].graph)
+    found, constants = _merge(probes)
+    for value in _values(body):
+        shapes.record(value, found.get(str(value.name)), constants.get(str(value.name)))
+
+
+def _fill_types(graph: ir.Graph, probe: ir.Graph) -> None:
+    types = {value.name: value.dtype for value in _values(probe)}
+    for value in _values(graph):
         if value.dtype is None and (dtype := types.get(value.name)) is not None:
             value.dtype = dtype
+
+
+def _merge(probes: Sequence[ir.Model]) -> tuple[dict[str, Shape], dict[str, np.ndarray]]:
+    """Shapes known at every probe, and constants that are the same at every probe, by name."""
+    inferred = [_read(probe) for probe in probes]
     shapes: dict[str, Shape] = {}
     constants: dict[str, np.ndarray] = {}
     for name in set.intersection(*(set(found) for found, _ in inferred)):
@@ -129,7 +171,7 @@ def probe_shapes(model: ir.Model, size: Sequence[int] | None = None) -> Shapes:
         arrays = [folded[name] for _, folded in inferred]
         if all(np.array_equal(arrays[0], other) for other in arrays[1:]):
             constants[name] = arrays[0]
-    return Shapes(shapes, constants, len(inferred))
+    return shapes, constants
 
 
 def _sizes(value: ir.Value) -> tuple[int | ir.SymbolicDim, ...]:
@@ -162,10 +204,7 @@ def _infer(model: ir.Model, batch: int, step: int, size: Sequence[int] | None) -
             del probe.graph.initializers[value.name or ""]
             probe.graph.inputs.append(value)
     try:
-        probe = _infer_once(probe)
-        if any(node.op_type in ("Shape", "Size") for node in probe.graph):
-            optimizer.fold_constants_ir(probe, should_fold=_folds_to_integers)
-            probe = _infer_once(probe)
+        return settle(probe)
     except onnx.shape_inference.InferenceError as error:
         reason = " ".join(str(error).split())
         described = ", ".join(
@@ -176,7 +215,6 @@ def _infer(model: ir.Model, batch: int, step: int, size: Sequence[int] | None) -
         raise ClassifierError(
             f"ONNX's shape inference rejects the classifier at the input {described}: {reason}"
         ) from error
-    return probe
 
 
 def _spatial_index(lengths: Sequence[int | ir.SymbolicDim], axis: int) -> int | None:
@@ -187,21 +225,6 @@ def _spatial_index(lengths: Sequence[int | ir.SymbolicDim], axis: int) -> int | 
     return {1: 0, 2: 1}.get(axis) if channels_last else {2: 0, 3: 1}.get(axis)
 
 
-def _infer_once(probe: ir.Model) -> ir.Model:
-    """ONNX's own strict inference, from the inputs' shapes alone."""
-    for node in probe.graph:
-        for output in node.outputs:
-            output.shape = None  # what the file says may be symbolic, or of another batch size
-    for value in probe.graph.initializers.values():
-        if value.const_value is not None:  # a folded value keeps a stale symbolic shape
-            value.shape = ir.Shape(value.const_value.shape.numpy())
-    return ir.from_proto(
-        onnx.shape_inference.infer_shapes(
-            ir.to_proto(probe), check_type=True, strict_mode=True, data_prop=True
-        )
-    )
-
-
 def _read(probe: ir.Model) -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
     """Shapes and constant integers by name."""
     shapes: dict[str, tuple[int, ...]] = {}
@@ -210,17 +233,9 @@ def _read(probe: ir.Model) -> tuple[dict[str, tuple[int, ...]], dict[str, np.nda
         sizes_found = _sizes(value)
         if value.shape is not None and all(isinstance(size, int) for size in sizes_found):
             shapes[str(value.name)] = tuple(int(size) for size in sizes_found)  # type: ignore[arg-type]
-        if value.const_value is not None and value.dtype in _INTEGERS:
+        if value.const_value is not None and value.dtype in INTEGERS:
             constants[str(value.name)] = value.const_value.numpy()
     return shapes, constants
-
-
-_INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
-
-
-def _folds_to_integers(node: ir.Node) -> bool | None:
-    """Fold shape arithmetic only: nodes on the way from image to score must keep their names."""
-    return all(output.dtype in _INTEGERS for output in node.outputs)
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:

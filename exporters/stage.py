@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import onnx_ir as ir
 
+import deepinside.exporters.rules  # noqa: F401  (registers the gradient rules)
 from deepinside.exporters import contract
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.errors import ExportError
