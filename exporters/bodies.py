@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-__all__ = ["all_nodes", "bodies", "captured_by", "captures", "operands"]
+__all__ = ["all_nodes", "bodies", "captured_by", "captures", "defined_by", "operands"]
 
 
 def bodies(node: ir.Node) -> list[ir.Graph]:
@@ -45,3 +45,8 @@ def all_nodes(node: ir.Node) -> Iterator[ir.Node]:
     for body in bodies(node):
         for inner in body:
             yield from all_nodes(inner)
+
+
+def defined_by(node: ir.Node) -> list[ir.Value]:
+    """The node's outputs and the inputs of the graphs inside it."""
+    return [*node.outputs, *(value for body in bodies(node) for value in body.inputs)]

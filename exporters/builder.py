@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from deepinside.exporters.bodies import all_nodes, bodies
+from deepinside.exporters.bodies import all_nodes, defined_by
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.shapes import Shape, Shapes, broadcast, is_one, static
 
@@ -43,12 +43,12 @@ class Builder:
         for outer in graph:
             for node in all_nodes(outer):
                 self._names.add(node.name)
-                self._names.update(value.name for value in _defined(node))
+                self._names.update(value.name for value in defined_by(node))
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._root = graph  # holds the constants, which inner graphs see
 
     def nested(self, graph: ir.Graph) -> "Builder":
-        """A builder for a graph inside a node; names, shapes and constants are those of this one."""
+        """A builder for a graph inside a node; it shares names, shapes and constants."""
         inner = copy.copy(self)
         inner.graph = graph
         return inner
@@ -78,7 +78,7 @@ class Builder:
             values,
             {name: value for name, value in attributes.items() if value is not None},
             num_outputs=outputs,
-            name=self._unique(f"{self.scope}/{operator}"),
+            name=self.unique_name(f"{self.scope}/{operator}"),
         )
         for index, output in enumerate(node.outputs):
             output.name = str(node.name) if outputs == 1 else f"{node.name}:{index}"
@@ -94,10 +94,10 @@ class Builder:
     def adopt(self, node: ir.Node) -> None:
         """Append a copy of a node of the classifier, with names of its own and known shapes."""
         for inner in all_nodes(node):
-            inner.name = self._unique(f"{self.scope}/{inner.name}")
-            for value in _defined(inner):
+            inner.name = self.unique_name(f"{self.scope}/{inner.name}")
+            for value in defined_by(inner):
                 shape, constant = self.shapes.known(value), self.shapes.constant(value)
-                value.name = self._unique(f"{self.scope}/{value.name}")
+                value.name = self.unique_name(f"{self.scope}/{value.name}")
                 self.shapes.record(value, shape, constant)
         self.graph.append(node)
 
@@ -113,7 +113,7 @@ class Builder:
             )
         key = (kind, cast.shape, cast.tobytes())
         if key not in self._constants:
-            name = self._unique("deepinside/constant")
+            name = self.unique_name("deepinside/constant")
             tensor = ir.Tensor(cast, dtype=kind, name=name)
             value = ir.Value(
                 name=name,
@@ -252,18 +252,14 @@ class Builder:
         carrier = inputs[1] if operator == "Where" else inputs[0]
         return None if carrier is None else carrier.dtype
 
-    def _unique(self, name: str) -> str:
+    def unique_name(self, name: str) -> str:
+        """The name, or the first `name_1`, `name_2` ... that nothing has yet; now taken."""
         candidate, count = name, 0
         while candidate in self._names:
             count += 1
             candidate = f"{name}_{count}"
         self._names.add(candidate)
         return candidate
-
-
-def _defined(node: ir.Node) -> list[ir.Value]:
-    """The node's outputs and the inputs of the graphs inside it."""
-    return [*node.outputs, *(value for body in bodies(node) for value in body.inputs)]
 
 
 def is_compact(shape: Shape, full: Shape) -> bool:

@@ -137,9 +137,7 @@ def _carrying(node: ir.Node, values: Collection[ir.Value]) -> list[tuple[int, ir
     return [
         (index, value)
         for index, value in enumerate(operands(node))
-        if value is not None
-        and value in values
-        and not nondifferentiable.edge(node.op_type, index)
+        if value is not None and value in values and not nondifferentiable.edge(node.op_type, index)
     ]
 
 
@@ -191,9 +189,7 @@ def _takes_compact(
         return shape == full
     if not is_compact(shape, full):
         return True
-    return rule.elementwise and all(
-        forward.shape(value) == full for _, value in targets
-    )
+    return rule.elementwise and all(forward.shape(value) == full for _, value in targets)
 
 
 def _undo_broadcast(

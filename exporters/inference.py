@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 from onnxscript import optimizer
 
-from deepinside.exporters.bodies import captured_by
+from deepinside.exporters.bodies import all_nodes, captured_by, defined_by
 
 __all__ = ["INTEGERS", "body_model", "settle"]
 
@@ -31,7 +31,7 @@ def settle(model: ir.Model) -> ir.Model:
             name: shape
             for node in model.graph
             if node.op_type == "Loop" and node.domain == ""
-            for name, shape in _loop_states(node, model.graph.opset_imports[""]).items()
+            for name, shape in _loop_outputs(node, model.graph.opset_imports[""]).items()
             if name not in assumed
         }
         if not found:
@@ -70,38 +70,66 @@ def body_model(
     return ir.from_proto(onnx.helper.make_model(graph, opset_imports=opsets))
 
 
-def _loop_states(loop: ir.Node, opset: int) -> dict[str, ir.Shape]:
-    """Shapes of a Loop's final states, which ONNX leaves open: a state may grow with each round.
+def _loop_outputs(loop: ir.Node, opset: int) -> dict[str, ir.Shape]:
+    """Shapes of a Loop's outputs, which ONNX leaves open.
 
-    It does not where one round, run on the shape of the initial state, gives that shape back.
+    A state may grow from round to round: it does not where a round, run on the shape of the initial
+    state, gives that shape back. What each round puts out is stacked, where their number is known.
     """
     body = loop.attributes["body"].as_graph()
     initial = loop.inputs[_LOOP_INPUTS:]
     states = body.inputs[_LOOP_INPUTS:]
-    outer = {value.name: value for value in captured_by(body)}
-    outer |= {s.name: v for s, v in zip(states, initial, strict=True) if v is not None}
-    sizes: dict[str | None, Sequence[int]] = {value.name: () for value in body.inputs[:_LOOP_INPUTS]}
-    for name, value in outer.items():
-        if value.shape is not None and all(isinstance(size, int) for size in value.shape):
-            sizes[name] = [int(size) for size in value.shape]  # type: ignore[call-overload]
-    for state, value in zip(states, initial, strict=True):
-        state.dtype = state.dtype or (None if value is None else value.dtype)
     given = (*body.inputs, *captured_by(body))
-    captured = {v.name: v.const_value.numpy() for v in given if v.const_value is not None}
-    after = settle(body_model(body, given, sizes, captured, opset)).graph.outputs[1:]
-    return {
-        str(final.name): ir.Shape(sizes[state.name])
-        for final, state, value in zip(loop.outputs, states, after, strict=False)
-        if state.name in sizes and value.shape == ir.Shape(sizes[state.name])
-    }
+    sizes: dict[str | None, Sequence[int]] = {value.name: () for value in body.inputs[:2]}
+    for value, outer in (*zip(states, initial, strict=True), *((v, v) for v in captured_by(body))):
+        if outer is None:
+            continue
+        if outer.dtype is not None:
+            value.dtype = outer.dtype
+        if outer.shape is not None and outer.shape.is_static():
+            sizes[value.name] = outer.shape.numpy()
+    constants = {v.name: v.const_value.numpy() for v in given if v.const_value is not None}
+    after = settle(body_model(body, given, sizes, constants, opset)).graph.outputs[1:]
+    if any(
+        state.name not in sizes or value.shape != ir.Shape(sizes[state.name])
+        for state, value in zip(states, after, strict=False)
+    ):
+        return {}
+    rounds = _rounds(loop, body)
+    found = {}
+    for position, (output, value) in enumerate(zip(loop.outputs, after, strict=True)):
+        if value.shape is None:
+            continue
+        if position < len(states):
+            found[str(output.name)] = value.shape
+        elif rounds is not None:
+            found[str(output.name)] = ir.Shape([rounds, *value.shape])
+    return found
+
+
+def _rounds(loop: ir.Node, body: ir.Graph) -> int | None:
+    """The number of rounds, where it is a constant and nothing stops them earlier."""
+    count, running = loop.inputs[:_LOOP_INPUTS]
+    going_on = body.outputs[0]
+    while (node := going_on.producer()) is not None and node.op_type == "Identity":
+        going_on = node.inputs[0]  # type: ignore[assignment]
+    if running is not None and (running.const_value is None or not running.const_value.numpy()):
+        return None
+    goes_on = going_on is body.inputs[1] or (
+        going_on.const_value is not None and bool(going_on.const_value.numpy())
+    )
+    if count is None or count.const_value is None or not goes_on:
+        return None
+    return int(count.const_value.numpy().reshape(-1)[0])
 
 
 def _infer(model: ir.Model, assumed: Mapping[str, ir.Shape]) -> ir.Model:
     """ONNX's own strict inference, from the shapes of the inputs and the assumed ones alone."""
-    for node in model.graph:
-        for output in node.outputs:
-            # What the file says may be symbolic, or of another batch size.
-            output.shape = assumed.get(str(output.name))
+    for outer in model.graph:
+        for node in all_nodes(outer):
+            for value in defined_by(node):
+                # What the file says may be symbolic, or of another batch size.
+                value.shape = assumed.get(str(value.name))
     for value in model.graph.initializers.values():
         if value.const_value is not None:  # a folded value keeps a stale symbolic shape
             value.shape = ir.Shape(value.const_value.shape.numpy())

@@ -137,9 +137,9 @@ def probe_body(body: ir.Graph, shapes: Shapes, opset: int) -> None:
         known = {v.name: shapes.known(v) for v in given}
         sizes = {n: tuple(dim[number] for dim in shape) for n, shape in known.items() if shape}
         sizes |= {n: () for n, shape in known.items() if shape == ()}
-        constants = {v.name: shapes.constant(v) for v in given}
+        values = {v.name: shapes.constant(v) for v in given}
         try:
-            probes.append(settle(body_model(body, given, sizes, constants, opset)))
+            probes.append(settle(body_model(body, given, sizes, values, opset)))
         except onnx.shape_inference.InferenceError as error:
             raise ClassifierError(
                 f"ONNX's shape inference rejects the graph {body.name!r} inside a node: "

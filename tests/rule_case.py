@@ -1,18 +1,19 @@
 """What a case of a gradient rule is: a small model, a point, and the inputs to differentiate."""
 
 import math
+import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import onnx
 
-__all__ = ["Array", "Case", "Node", "Sample", "Spec", "model", "one", "several"]
+__all__ = ["Array", "Case", "Node", "Sample", "Spec", "graph", "model", "one", "several"]
 
 Array = np.ndarray
-Oracle = Literal["reference", "runtime"]
+Oracle = Literal["reference", "runtime", "runtime64"]
 
 _IR_VERSION = 10
 _NEWEST = 1_000
@@ -79,7 +80,8 @@ class Case:
         since, until: the operator's first and last schema version with this signature.
         oracle: `runtime` takes differences of ONNX Runtime's float32 forward pass with a large
             step, which is exact where the function is linear between the two points. It is for
-            operators where the reference evaluator's forward result is wrong or rounded.
+            operators where the reference evaluator's forward result is wrong or rounded;
+            `runtime64` runs the model in float64 on ONNX Runtime, where that has kernels.
         dtype: the model's type.
         tolerance: see `check`.
         flat: whether the gradient is zero.
@@ -184,7 +186,9 @@ def model(case: Case, opset: int, dtype: str, *, dynamic: bool) -> onnx.ModelPro
         kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         inputs.append(onnx.helper.make_tensor_value_info(name, kind, sizes))
     nodes = [
-        onnx.helper.make_node(n.operator, n.inputs, n.outputs, f"{n.operator}_{i}", **n.attributes)
+        onnx.helper.make_node(
+            n.operator, n.inputs, n.outputs, f"{n.operator}_{i}", **_typed(n.attributes, dtype)
+        )
         for i, n in enumerate(case.nodes)
     ]
     graph = onnx.helper.make_graph(
@@ -198,3 +202,14 @@ def model(case: Case, opset: int, dtype: str, *, dynamic: bool) -> onnx.ModelPro
     proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
     del proto.graph.value_info[:]  # `y` is there too; it has its type as an output now
     return proto
+
+
+def _typed(attributes: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Attributes, with the graphs that `graph` wrote given their element type."""
+    return {k: v(dtype) if callable(v) else v for k, v in attributes.items()}
+
+
+def graph(text: str) -> Callable[[str], onnx.GraphProto]:
+    """A graph attribute in ONNX's text form, in which T is the model's element type."""
+    names = {"float32": "float", "float64": "double", "float16": "float16"}
+    return lambda dtype: onnx.parser.parse_graph(re.sub(r"\bT\b", names[dtype], text))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import rule_cases_control
 import rule_cases_elementwise
 import rule_cases_indexing
 import rule_cases_layout
@@ -18,6 +19,7 @@ from deepinside.exporters import registry
 __all__ = ["CASES", "cases_for", "opset_of"]
 
 CASES: tuple[Case, ...] = (
+    *rule_cases_control.CASES,
     *rule_cases_elementwise.CASES,
     *rule_cases_indexing.CASES,
     *rule_cases_layout.CASES,

@@ -4,6 +4,7 @@ The modules are listed by hand, since discovery would depend on how the package 
 """
 
 import deepinside.exporters.rules.activations
+import deepinside.exporters.rules.control
 import deepinside.exporters.rules.convolution
 import deepinside.exporters.rules.elementwise
 import deepinside.exporters.rules.indexing
