@@ -9,6 +9,8 @@ from onnxscript import optimizer
 
 from deepinside.exporters.bodies import all_nodes, captured_by, defined_by
 
+Sizes = Mapping[str | None, Sequence[int]]
+
 __all__ = ["INTEGERS", "body_model", "settle"]
 
 INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
@@ -27,13 +29,12 @@ def settle(model: ir.Model) -> ir.Model:
         if any(node.op_type in ("Shape", "Size") for node in model.graph):
             optimizer.fold_constants_ir(model, should_fold=_folds_to_integers)
             model = _infer(model, assumed)
-        found = {
-            name: shape
-            for node in model.graph
-            if node.op_type == "Loop" and node.domain == ""
-            for name, shape in _loop_outputs(node, model.graph.opset_imports[""]).items()
-            if name not in assumed
-        }
+        opset = model.graph.opset_imports[""]
+        found: dict[str, ir.Shape] = {}
+        for node in model.graph:
+            if node.op_type in _OPEN and any(output.shape is None for output in node.outputs):
+                found |= _OPEN[node.op_type](node, opset)
+        found = {name: shape for name, shape in found.items() if name not in assumed}
         if not found:
             return model
         assumed |= found
@@ -42,7 +43,7 @@ def settle(model: ir.Model) -> ir.Model:
 def body_model(
     body: ir.Graph,
     given: Sequence[ir.Value],
-    sizes: Mapping[str | None, Sequence[int]],
+    sizes: Sizes,
     constants: Mapping[str | None, np.ndarray | None],
     opset: int,
 ) -> ir.Model:
@@ -70,41 +71,106 @@ def body_model(
     return ir.from_proto(onnx.helper.make_model(graph, opset_imports=opsets))
 
 
-def _loop_outputs(loop: ir.Node, opset: int) -> dict[str, ir.Shape]:
-    """Shapes of a Loop's outputs, which ONNX leaves open.
+# ONNX infers less inside bodies than outside (what they capture has no value there), and nothing of
+# a Loop's states. So the bodies of nodes with open outputs are run through the inference as models.
 
-    A state may grow from round to round: it does not where a round, run on the shape of the initial
-    state, gives that shape back. What each round puts out is stacked, where their number is known.
-    """
-    body = loop.attributes["body"].as_graph()
-    initial = loop.inputs[_LOOP_INPUTS:]
-    states = body.inputs[_LOOP_INPUTS:]
-    given = (*body.inputs, *captured_by(body))
-    sizes: dict[str | None, Sequence[int]] = {value.name: () for value in body.inputs[:2]}
-    for value, outer in (*zip(states, initial, strict=True), *((v, v) for v in captured_by(body))):
-        if outer is None:
-            continue
-        if outer.dtype is not None:
-            value.dtype = outer.dtype
-        if outer.shape is not None and outer.shape.is_static():
-            sizes[value.name] = outer.shape.numpy()
-    constants = {v.name: v.const_value.numpy() for v in given if v.const_value is not None}
-    after = settle(body_model(body, given, sizes, constants, opset)).graph.outputs[1:]
+
+def _if_outputs(node: ir.Node, opset: int) -> dict[str, ir.Shape]:
+    """Shapes on which both branches agree."""
+    then, other = (
+        _body_outputs(node.attributes[name].as_graph(), {}, opset)
+        for name in ("then_branch", "else_branch")
+    )
+    return {
+        str(output.name): a.shape
+        for output, a, b in zip(node.outputs, then, other, strict=True)
+        if a.shape is not None and a.shape == b.shape
+    }
+
+
+def _loop_outputs(node: ir.Node, opset: int) -> dict[str, ir.Shape]:
+    """Shapes of states that a round leaves as they are, and of what all rounds put out, stacked."""
+    body = node.attributes["body"].as_graph()
+    scalars, states = body.inputs[:_LOOP_INPUTS], body.inputs[_LOOP_INPUTS:]
+    sizes: dict[str | None, Sequence[int]] = {value.name: () for value in scalars}
+    for before, initial in zip(states, node.inputs[_LOOP_INPUTS:], strict=True):
+        _give_type(before, initial)
+        if (size := _static_size(initial)) is not None:
+            sizes[before.name] = size
+    after = _body_outputs(body, sizes, opset)[1:]
+    return _stacked(node, states, after, sizes, {}, _rounds(node, body))
+
+
+def _scan_outputs(node: ir.Node, opset: int) -> dict[str, ir.Shape]:
+    """Shapes of the states, and of what all steps put out, stacked."""
+    body = node.attributes["body"].as_graph()
+    count = len(node.inputs) - node.attributes["num_scan_inputs"].as_int()
+    axes = _axes(node, "scan_input_axes")
+    sizes: dict[str | None, Sequence[int]] = {}
+    steps = None
+    for position, (inner, outer) in enumerate(zip(body.inputs, node.inputs, strict=True)):
+        _give_type(inner, outer)
+        if (size := _static_size(outer)) is not None:
+            if position >= count:
+                steps = size.pop(axes.get(position - count, 0))
+            sizes[inner.name] = size
+    after = _body_outputs(body, sizes, opset)
+    axes = _axes(node, "scan_output_axes")
+    return _stacked(node, body.inputs[:count], after, sizes, axes, steps)
+
+
+def _stacked(
+    node: ir.Node,
+    before: Sequence[ir.Value],
+    after: Sequence[ir.Value],
+    sizes: Sizes,
+    axes: Mapping[int, int],
+    rounds: int | None,
+) -> dict[str, ir.Shape]:
+    """Shapes outside, from those inside: none where a state changes its own."""
     if any(
         state.name not in sizes or value.shape != ir.Shape(sizes[state.name])
-        for state, value in zip(states, after, strict=False)
+        for state, value in zip(before, after, strict=False)
     ):
         return {}
-    rounds = _rounds(loop, body)
     found = {}
-    for position, (output, value) in enumerate(zip(loop.outputs, after, strict=True)):
+    for position, (output, value) in enumerate(zip(node.outputs, after, strict=True)):
         if value.shape is None:
             continue
-        if position < len(states):
+        if position < len(before):
             found[str(output.name)] = value.shape
         elif rounds is not None:
-            found[str(output.name)] = ir.Shape([rounds, *value.shape])
+            size = list(value.shape)
+            axis = axes.get(position - len(before), 0)
+            size.insert(axis if axis >= 0 else axis + len(size) + 1, rounds)
+            found[str(output.name)] = ir.Shape(size)
     return found
+
+
+def _body_outputs(body: ir.Graph, sizes: Sizes, opset: int) -> Sequence[ir.Value]:
+    """A body's outputs with the shapes that follow from those of its inputs."""
+    outer = captured_by(body)
+    known = {value.name: _static_size(value) for value in outer}
+    sizes = {**sizes} | {name: size for name, size in known.items() if size is not None}
+    constants = {v.name: v.const_value.numpy() for v in outer if v.const_value is not None}
+    model = body_model(body, (*body.inputs, *outer), sizes, constants, opset)
+    return settle(model).graph.outputs
+
+
+def _static_size(value: ir.Value | None) -> list[int] | None:
+    if value is None or value.shape is None or not value.shape.is_static():
+        return None
+    return list(value.shape.numpy())
+
+
+def _give_type(inner: ir.Value, outer: ir.Value | None) -> None:
+    if outer is not None and outer.dtype is not None:
+        inner.dtype = outer.dtype
+
+
+def _axes(node: ir.Node, name: str) -> dict[int, int]:
+    given = node.attributes[name].as_ints() if name in node.attributes else ()
+    return dict(enumerate(given))
 
 
 def _rounds(loop: ir.Node, body: ir.Graph) -> int | None:
@@ -121,6 +187,9 @@ def _rounds(loop: ir.Node, body: ir.Graph) -> int | None:
     if count is None or count.const_value is None or not goes_on:
         return None
     return int(count.const_value.numpy().reshape(-1)[0])
+
+
+_OPEN = {"If": _if_outputs, "Loop": _loop_outputs, "Scan": _scan_outputs}
 
 
 def _infer(model: ir.Model, assumed: Mapping[str, ir.Shape]) -> ir.Model:

@@ -12,6 +12,7 @@ from onnxscript.rewriter import RewriteRuleSet
 from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
 from deepinside.exporters.errors import ClassifierError
+from deepinside.exporters.recurrent import expand_recurrent
 from deepinside.exporters.registry import OPSET_FLOOR
 
 __all__ = ["prepare"]
@@ -53,6 +54,9 @@ def prepare(model: ir.Model) -> ir.Model:
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.NameFixPass(),
         passes.LiftSubgraphInitializersToMainGraphPass(),
+    )(model)
+    expand_recurrent(model)
+    ir.passes.Sequential(
         passes.RemoveUnusedNodesPass(),
         passes.TopologicalSortPass(),
     )(model)

@@ -63,8 +63,11 @@ def test_what_a_branch_captures_is_not_overlooked(tmp_path: Path) -> None:
         v=_weights(5, 3),
         yes=np.array(True),
     )
-    with pytest.raises(MissingRuleError, match="If"):
-        export_saliency(_with_input_condition(model), tmp_path / "s.onnx")
+    report = export_saliency(_with_input_condition(model), tmp_path / "s.onnx")
+    random = np.random.default_rng(2)
+    for sign in (-3, 3):  # one branch, then the other
+        pixels = (random.normal(size=(2, 3, 8, 8)) + sign).astype(np.float32)
+        _agrees_with_differences(report.path, pixels)
 
 
 def _with_input_condition(model: onnx.ModelProto) -> onnx.ModelProto:

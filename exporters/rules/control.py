@@ -13,8 +13,8 @@ import onnx_ir as ir
 from deepinside.exporters.bodies import operands
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.gradient import reached_from
+from deepinside.exporters.inner import InnerGraph, pull_back, zeros_like
 from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
-from deepinside.exporters.rules.inner import InnerGraph, pull_back, zeros_like
 from deepinside.exporters.shapes import probe_body
 
 __all__: list[str] = []
