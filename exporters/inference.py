@@ -211,4 +211,4 @@ def _infer(model: ir.Model, assumed: Mapping[str, ir.Shape]) -> ir.Model:
 
 def _folds_to_integers(node: ir.Node) -> bool | None:
     """Fold shape arithmetic only: nodes on the way from image to score must keep their names."""
-    return all(output.dtype in INTEGERS for output in node.outputs)
+    return all(output.dtype in (*INTEGERS, ir.DataType.BOOL) for output in node.outputs)
