@@ -12,6 +12,7 @@ import argparse
 import importlib
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,7 @@ def measure(source: str, name: str) -> Iterator[dict[str, Any]]:
         try:
             classifier = make()
         except Exception as error:  # whatever the framework's exporter raises is its answer
-            yield row | {"exporter_error": f"{type(error).__name__}: {error}"[:600]}
+            yield row | {"exporter_error": _reason(error)}
             continue
         with tempfile.TemporaryDirectory() as folder:
             exported = time.perf_counter()
@@ -65,6 +66,12 @@ def measure(source: str, name: str) -> Iterator[dict[str, Any]]:
                 if not worst or found["cosine"] < worst["cosine"]:
                     worst = found
             yield row | worst
+
+
+def _reason(error: Exception) -> str:
+    """PyTorch's exporter puts advice before the exception that counts, in colours."""
+    text = str(error).rpartition("Exception summary")[2].strip() or str(error)
+    return f"{type(error).__name__}: {re.sub(chr(27) + '[[][0-9;]*m', '', text)}"[:600]
 
 
 def compare(

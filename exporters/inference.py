@@ -25,10 +25,11 @@ def settle(model: ir.Model) -> ir.Model:
     """
     assumed: dict[str, ir.Shape] = {}
     while True:
-        model = _infer(model, assumed)
-        if any(node.op_type in ("Shape", "Size") for node in model.graph):
+        model, before = _infer(model, assumed), 0
+        # Each folded Reshape target makes further shapes known, which further targets come from.
+        while (questions := _shape_questions(model)) != before:
             optimizer.fold_constants_ir(model, should_fold=_folds_to_integers)
-            model = _infer(model, assumed)
+            model, before = _infer(model, assumed), questions
         opset = model.graph.opset_imports[""]
         found: dict[str, ir.Shape] = {}
         for node in model.graph:
@@ -207,6 +208,10 @@ def _infer(model: ir.Model, assumed: Mapping[str, ir.Shape]) -> ir.Model:
             ir.to_proto(model), check_type=True, strict_mode=True, data_prop=True
         )
     )
+
+
+def _shape_questions(model: ir.Model) -> int:
+    return sum(node.op_type in ("Shape", "Size") for node in model.graph)
 
 
 def _folds_to_integers(node: ir.Node) -> bool | None:
