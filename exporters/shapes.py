@@ -163,9 +163,13 @@ def _infer(model: ir.Model, batch: int, step: int, size: Sequence[int] | None) -
             probe.graph.inputs.append(value)
     try:
         probe = _infer_once(probe)
-        if any(node.op_type in ("Shape", "Size") for node in probe.graph):
+        while any(node.op_type in _SHAPE_ARITHMETIC for node in probe.graph):
+            before = probe.graph.num_nodes()
             optimizer.fold_constants_ir(probe, should_fold=_folds_to_integers)
             probe = _infer_once(probe)
+            # A shape found now may be what a later Reshape is computed from.
+            if probe.graph.num_nodes() == before:
+                break
     except onnx.shape_inference.InferenceError as error:
         reason = " ".join(str(error).split())
         described = ", ".join(
@@ -215,12 +219,13 @@ def _read(probe: ir.Model) -> tuple[dict[str, tuple[int, ...]], dict[str, np.nda
     return shapes, constants
 
 
+_SHAPE_ARITHMETIC = ("ConstantOfShape", "Range", "Shape", "Size")
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 
 
 def _folds_to_integers(node: ir.Node) -> bool | None:
     """Fold shape arithmetic only: nodes on the way from image to score must keep their names."""
-    return all(output.dtype in _INTEGERS for output in node.outputs)
+    return all(output.dtype in (*_INTEGERS, ir.DataType.BOOL) for output in node.outputs)
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:
