@@ -15,6 +15,15 @@ __all__ = ["finish"]
 # A protobuf holds at most 2 GiB; above this, weights go to a file beside.
 _SINGLE_FILE_LIMIT = 1_900_000_000
 
+# IR versions that brought tensor types, newest first.
+_TYPES_SINCE = (
+    (13, {"INT2", "UINT2"}),
+    (12, {"FLOAT8E8M0"}),
+    (11, {"FLOAT4E2M1"}),
+    (10, {"INT4", "UINT4"}),
+    (9, {"FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ"}),
+)
+
 
 def finish(model: ir.Model, path: Path) -> int:
     """Remove dead code, check the model and write it.
@@ -28,6 +37,7 @@ def finish(model: ir.Model, path: Path) -> int:
         ExportError: ONNX's checker refuses the model, or the file can't be written.
     """
     ir.passes.Sequential(passes.RemoveUnusedNodesPass(), passes.RemoveUnusedOpsetsPass())(model)
+    model.ir_version = _ir_version(model)
     weights = sum(
         value.const_value.nbytes
         for value in model.graph.initializers.values()
@@ -52,6 +62,16 @@ def finish(model: ir.Model, path: Path) -> int:
     except OSError as error:
         raise ExportError(f"can't write {path}: {error.strerror or error}.") from error
     return written
+
+
+def _ir_version(model: ir.Model) -> int:
+    """The oldest version of the format that has what is used: old runtimes refuse newer ones."""
+    opsets = [onnx.helper.make_opsetid(*entry) for entry in model.graph.opset_imports.items()]
+    oldest: int = onnx.helper.find_min_ir_version_for(opsets, ignore_unknown=True)
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    values += [output for node in model.graph for output in node.outputs]
+    used = {value.dtype.name for value in values if value.dtype is not None}
+    return max([oldest, *(version for version, types in _TYPES_SINCE if types & used)])
 
 
 def _check(path: Path) -> None:

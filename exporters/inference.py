@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from onnxscript import optimizer
 
 from deepinside.exporters.bodies import all_nodes, captured_by, defined_by
@@ -14,22 +15,28 @@ Sizes = Mapping[str | None, Sequence[int]]
 __all__ = ["INTEGERS", "body_model", "settle"]
 
 INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
+_SHAPE_ARITHMETIC = (*INTEGERS, ir.DataType.BOOL)
+_SHAPE_OPERATORS = ("ConstantOfShape", "Range", "Shape", "Size")
 _LOOP_INPUTS = 2  # trip count and condition stand before the states
 
 
 def settle(model: ir.Model) -> ir.Model:
-    """A copy of a model with concrete inputs, with every shape that can be inferred.
+    """A model with concrete inputs, which may be changed, with every shape that can be inferred.
 
     Raises:
         onnx.shape_inference.InferenceError: ONNX's strict inference rejects it.
     """
+    for node in model.graph.all_nodes():
+        if node.op_type == "GroupNormalization" and not node.domain:
+            # ONNX infers no shape for it: the input's, as Identity's.
+            node.op_type = "Identity"
+            node.resize_inputs(1)
+            node.attributes.clear()
     assumed: dict[str, ir.Shape] = {}
     while True:
-        model, before = _infer(model, assumed), 0
-        # Each folded Reshape target makes further shapes known, which further targets come from.
-        while (questions := _shape_questions(model)) != before:
-            optimizer.fold_constants_ir(model, should_fold=_folds_to_integers)
-            model, before = _infer(model, assumed), questions
+        model = _infer(model, assumed)
+        while _fold_sizes(model):  # a folded size can make the next one known
+            model = _infer(model, assumed)
         opset = model.graph.opset_imports[""]
         found: dict[str, ir.Shape] = {}
         for node in model.graph:
@@ -210,10 +217,38 @@ def _infer(model: ir.Model, assumed: Mapping[str, ir.Shape]) -> ir.Model:
     )
 
 
-def _shape_questions(model: ir.Model) -> int:
-    return sum(node.op_type in ("Shape", "Size") for node in model.graph)
+def _fold_sizes(model: ir.Model) -> bool:
+    """Put in the integers that follow from shapes, and say whether there were any.
+
+    They are worked out on a copy: the optimiser rewrites other nodes too, and names get lost.
+    """
+    if not any(node.op_type in _SHAPE_OPERATORS for node in model.graph):
+        return False
+    copy = model.clone()
+    optimizer.fold_constants_ir(copy, should_fold=_folds_to_integers)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
+    found = {
+        value.name: value.const_value
+        for value in copy.graph.initializers.values()
+        if value.const_value is not None and value.dtype in _SHAPE_ARITHMETIC
+    }
+    folded = [
+        node
+        for node in model.graph
+        if all(o.name in found and not o.is_graph_output() for o in node.outputs)
+    ]
+    for node in folded:
+        constants = []
+        for output in node.outputs:
+            name, output.name = output.name, None
+            constants.append(ir.Value(name=name, const_value=found[name], type=output.type))
+            model.graph.register_initializer(constants[-1])
+        ir.convenience.replace_nodes_and_values(
+            model.graph, node, [node], [], node.outputs, constants
+        )
+    return bool(folded)
 
 
 def _folds_to_integers(node: ir.Node) -> bool | None:
     """Fold shape arithmetic only: nodes on the way from image to score must keep their names."""
-    return all(output.dtype in (*INTEGERS, ir.DataType.BOOL) for output in node.outputs)
+    return all(output.dtype in _SHAPE_ARITHMETIC for output in node.outputs)

@@ -12,6 +12,7 @@ from onnxscript.rewriter import RewriteRuleSet
 from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
 from deepinside.exporters.errors import ClassifierError
+from deepinside.exporters.legacy import lift, name_default_domain
 from deepinside.exporters.recurrent import expand_recurrent
 from deepinside.exporters.registry import OPSET_FLOOR
 
@@ -25,9 +26,10 @@ def prepare(model: ir.Model) -> ir.Model:
     """Return the prepared classifier; the argument may be changed.
 
     Raises:
-        ClassifierError: the model has no default-domain opset, or an old one that ONNX's version
-            converter can't lift to opset 17.
+        ClassifierError: the model has no default-domain opset, or an old one that can't be
+            lifted to opset 17.
     """
+    name_default_domain(model)
     opset = model.graph.opset_imports.get("", model.opset_imports.get(""))
     if opset is None:
         raise ClassifierError("the classifier imports no opset of ONNX's default domain.")
@@ -41,7 +43,7 @@ def prepare(model: ir.Model) -> ir.Model:
             # Shape inference reads small constants, and can't in another file.
             value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
     if opset < OPSET_FLOOR:
-        model = _convert_up(model, opset)
+        model = lift(model, opset)
     ir.passes.Sequential(
         passes.RemoveInitializersFromInputsPass(),
         passes.InlinePass(),
@@ -61,16 +63,3 @@ def prepare(model: ir.Model) -> ir.Model:
         passes.TopologicalSortPass(),
     )(model)
     return model
-
-
-def _convert_up(model: ir.Model, opset: int) -> ir.Model:
-    """Lift an old model to the floor with ONNX's converter."""
-    try:
-        return ir.from_proto(
-            onnx.version_converter.convert_version(ir.to_proto(model), OPSET_FLOOR)
-        )
-    except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
-        raise ClassifierError(
-            f"the classifier's opset {opset} is below {OPSET_FLOOR}, and ONNX's version converter "
-            f"can't lift it ({error}); export it again at opset {OPSET_FLOOR} or later."
-        ) from error
