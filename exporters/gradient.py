@@ -38,7 +38,9 @@ def path_between(graph: ir.Graph, source: ir.Value, target: ir.Value) -> list[ir
         if carrying or _captures(node, reached):
             integers = any(_dtype(node.inputs[i]) not in _FLOATS for i in carrying)
             everything = integers or node.op_type in nondifferentiable.QUANTISERS
-            reached.update(o for o in node.outputs if everything or o.dtype in _FLOATS)
+            # An unknown type counts too: better a complaint than a part that is missing.
+            floats = {*_FLOATS, None}
+            reached.update(o for o in node.outputs if everything or o.dtype in floats)
     needed = {target}
     path: list[ir.Node] = []
     for node in reversed(graph):
@@ -162,7 +164,7 @@ def _sweep_node(
                 f"its input {index} ({value.name!r}) depends on the image, and the gradient with "
                 "respect to that input has no rule."
             )
-        cotangent = _undo_broadcast(op, forward, cotangent, value)
+        cotangent = _undo_broadcast(op, forward, rule, cotangent, value)
         if value in cotangents:
             cotangent = op.Add(cotangents[value], cotangent)
         cotangents[value] = cotangent
@@ -189,11 +191,13 @@ def _takes_compact(
 
 
 def _undo_broadcast(
-    op: Builder, forward: ForwardNode, cotangent: ir.Value, value: ir.Value
+    op: Builder, forward: ForwardNode, rule: Rule, cotangent: ir.Value, value: ir.Value
 ) -> ir.Value:
     """Sum the cotangent over the axes along which the forward node repeated `value`."""
     shape = op.shapes.known(cotangent)
     if shape is None:
+        if rule.elementwise:
+            forward.shape(forward.y)  # complains, or the rule emits what the builder doesn't track
         # Only element-wise results are tracked; other rules return the input's own shape.
         op.shapes.record(cotangent, op.shapes.known(value))
         return cotangent

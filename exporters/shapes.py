@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from onnxscript import optimizer
 
 from deepinside.exporters.errors import ClassifierError
@@ -139,6 +140,12 @@ def _sizes(value: ir.Value) -> tuple[int | ir.SymbolicDim, ...]:
 def _infer(model: ir.Model, batch: int, step: int, size: Sequence[int] | None) -> ir.Model:
     """A copy with shapes inferred, and shape arithmetic folded, at one concrete input size."""
     probe = model.clone()
+    for node in probe.graph.all_nodes():
+        if node.op_type == "GroupNormalization" and not node.domain:
+            # ONNX infers no shape for it: the input's, as Identity's.
+            node.op_type = "Identity"
+            node.resize_inputs(1)
+            node.attributes.clear()
     chosen: dict[str, int] = {}  # axes of one name are of one size
     for value in probe.graph.inputs:
         lengths = []
@@ -163,8 +170,7 @@ def _infer(model: ir.Model, batch: int, step: int, size: Sequence[int] | None) -
             probe.graph.inputs.append(value)
     try:
         probe = _infer_once(probe)
-        if any(node.op_type in ("Shape", "Size") for node in probe.graph):
-            optimizer.fold_constants_ir(probe, should_fold=_folds_to_integers)
+        while _fold_sizes(probe):  # a folded size can make the next one known
             probe = _infer_once(probe)
     except onnx.shape_inference.InferenceError as error:
         reason = " ".join(str(error).split())
@@ -177,6 +183,38 @@ def _infer(model: ir.Model, batch: int, step: int, size: Sequence[int] | None) -
             f"ONNX's shape inference rejects the classifier at the input {described}: {reason}"
         ) from error
     return probe
+
+
+def _fold_sizes(probe: ir.Model) -> bool:
+    """Put in the integers that follow from shapes, and say whether there were any.
+
+    They are worked out on a copy: the optimiser rewrites other nodes too, and names get lost.
+    """
+    if not any(node.op_type in ("Shape", "Size") for node in probe.graph):
+        return False
+    copy = probe.clone()
+    optimizer.fold_constants_ir(copy, should_fold=_folds_to_integers)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
+    found = {
+        value.name: value.const_value
+        for value in copy.graph.initializers.values()
+        if value.const_value is not None and value.dtype in _SHAPE_ARITHMETIC
+    }
+    folded = [
+        node
+        for node in probe.graph
+        if all(o.name in found and not o.is_graph_output() for o in node.outputs)
+    ]
+    for node in folded:
+        constants = []
+        for output in node.outputs:
+            name, output.name = output.name, None
+            constants.append(ir.Value(name=name, const_value=found[name], type=output.type))
+            probe.graph.register_initializer(constants[-1])
+        ir.convenience.replace_nodes_and_values(
+            probe.graph, node, [node], [], node.outputs, constants
+        )
+    return bool(folded)
 
 
 def _spatial_index(lengths: Sequence[int | ir.SymbolicDim], axis: int) -> int | None:
@@ -216,11 +254,12 @@ def _read(probe: ir.Model) -> tuple[dict[str, tuple[int, ...]], dict[str, np.nda
 
 
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
+_SHAPE_ARITHMETIC = (*_INTEGERS, ir.DataType.BOOL)
 
 
 def _folds_to_integers(node: ir.Node) -> bool | None:
     """Fold shape arithmetic only: nodes on the way from image to score must keep their names."""
-    return all(output.dtype in _INTEGERS for output in node.outputs)
+    return all(output.dtype in _SHAPE_ARITHMETIC for output in node.outputs)
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:
