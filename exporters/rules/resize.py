@@ -66,14 +66,14 @@ def _crops(node: ForwardNode) -> dict[int, np.ndarray]:
     rank, roi = node.rank(node.x), node.constant(1)
     if roi is None:
         raise node.error("it crops (tf_crop_and_resize) and gives no region of interest.")
-    if node.shape(node.x) == node.shape(node.y):
-        raise node.error("it crops to the size that it has, which ONNX Runtime ignores.")
     chosen = [node.axis(node.x, int(axis)) for axis in node.attribute("axes") or range(rank)]
     found = {}
     for i, axis in enumerate(chosen):
         start, end = (np.float32(roi[j]) for j in (i, len(chosen) + i))
-        if (start, end) == (0.0, 1.0) and node.dim(node.x, axis) == node.dim(node.y, axis):
-            continue
+        if node.dim(node.x, axis) == node.dim(node.y, axis):
+            if (start, end) == (0.0, 1.0):
+                continue
+            raise node.error(f"it crops axis {axis} to its own size, which ONNX Runtime ignores.")
         size, length = node.size(node.x, axis), node.size(node.y, axis)
         last = np.float32(size - 1)
         if length > 1:
