@@ -4,8 +4,8 @@ from itertools import groupby
 from pathlib import Path
 
 from deepinside.exporters.gradient import backpropagate  # noqa: F401  (registers the rules)
-from deepinside.exporters.registry import rules
 from deepinside.exporters.nondifferentiable import FLAT
+from deepinside.exporters.registry import rules
 
 _HEAD = """# Operators with a gradient rule
 

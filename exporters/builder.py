@@ -26,7 +26,7 @@ _INTEGER = {"Shape", "Size", "ArgMax", "ArgMin"}
 _ELEMENTWISE = (
     {"Abs", "Add", "Cast", "Div", "Erf", "Exp", "Identity", "Log", "Max", "Min", "Mul", "Neg"}
     | {"HardSigmoid", "Pow", "Reciprocal", "Sigmoid", "Sign", "Softplus", "Sqrt", "Sub", "Tanh"}
-    | {"Cos", "Sin", "Where"}
+    | {"Cos", "Cosh", "Sin", "Sinh", "Where"}
     | _BOOLEAN
 )
 
@@ -162,7 +162,9 @@ class Builder:
     def reshape_like(self, x: ir.Value, like: ir.Value) -> ir.Value:
         """X with the shape of `like`: a constant target where at most one axis is dynamic."""
         shape = self.shapes.known(like)
-        result = self.Reshape(x, self.Shape(like) if shape is None else self._target(shape, like))
+        target = self.Shape(like) if shape is None else self._target(shape, like)
+        empty = isinstance(target, list) and 0 in target  # 0 would stand for x's own size
+        result = self.Reshape(x, target, allowzero=1 if empty else None)
         self.shapes.record(result, shape)
         return result
 
@@ -249,7 +251,7 @@ class Builder:
             return ir.DataType.BOOL
         if operator in _INTEGER:
             return ir.DataType.INT64
-        carrier = inputs[1] if operator == "Where" else inputs[0]
+        carrier = inputs[{"Where": 1, "OneHot": 2}.get(operator, 0)]
         return None if carrier is None else carrier.dtype
 
     def unique_name(self, name: str) -> str:

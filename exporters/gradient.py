@@ -52,7 +52,9 @@ def reached_from(graph: ir.Graph, sources: Collection[ir.Value]) -> set[ir.Value
         if carrying:
             integers = any(value.dtype not in _FLOATS for _, value in carrying)
             everything = integers or node.op_type in nondifferentiable.QUANTISERS
-            reached.update(o for o in node.outputs if everything or o.dtype in _FLOATS)
+            # An unknown type counts too: better a complaint than a part that is missing.
+            floats = {*_FLOATS, None}
+            reached.update(o for o in node.outputs if everything or o.dtype in floats)
     return reached
 
 
@@ -168,7 +170,7 @@ def _sweep_node(
                 f"its input {index} ({value.name!r}) depends on the image, and the gradient with "
                 "respect to that input has no rule."
             )
-        cotangent = _undo_broadcast(op, forward, cotangent, value)
+        cotangent = _undo_broadcast(op, forward, rule, cotangent, value)
         if value in cotangents:
             cotangent = op.Add(cotangents[value], cotangent)
         cotangents[value] = cotangent
@@ -193,11 +195,13 @@ def _takes_compact(
 
 
 def _undo_broadcast(
-    op: Builder, forward: ForwardNode, cotangent: ir.Value, value: ir.Value
+    op: Builder, forward: ForwardNode, rule: Rule, cotangent: ir.Value, value: ir.Value
 ) -> ir.Value:
     """Sum the cotangent over the axes along which the forward node repeated `value`."""
     shape = op.shapes.known(cotangent)
     if shape is None:
+        if rule.elementwise:
+            forward.shape(forward.y)  # complains, or the rule emits what the builder doesn't track
         # Only element-wise results are tracked; other rules return the input's own shape.
         op.shapes.record(cotangent, op.shapes.known(value))
         return cotangent

@@ -9,7 +9,7 @@ __all__ = ["EDGES", "FLAT", "QUANTISERS", "edge"]
 FLAT: frozenset[str] = frozenset(
     {"ArgMax", "ArgMin", "Ceil", "ConstantOfShape", "Equal", "EyeLike", "Floor", "Greater"}
     | {"GreaterOrEqual", "Hardmax", "IsInf", "IsNaN", "Less", "LessOrEqual", "NonZero", "Not"}
-    | {"OneHot", "RandomNormalLike", "RandomUniformLike", "Range", "Round", "Shape", "Sign", "Size"}
+    | {"RandomNormalLike", "RandomUniformLike", "Round", "Shape", "Sign", "Size"}
 )
 
 # From here on the values are integers that stand for numbers: no flat function, and no rule yet.
@@ -18,9 +18,13 @@ QUANTISERS: frozenset[str] = frozenset({"DynamicQuantizeLinear", "QuantizeLinear
 # Inputs that select or shape, by operator and position.
 EDGES: frozenset[tuple[str, int]] = frozenset(
     {
+        ("AffineGrid", 1),
+        ("Col2Im", 1),
+        ("Col2Im", 2),
+        ("Compress", 1),
         ("CumSum", 1),
-        ("Dropout", 1),  # ratio: unused at inference
-        ("Dropout", 2),  # training_mode
+        ("DFT", 1),
+        ("DFT", 2),
         ("Expand", 1),
         ("Gather", 1),
         ("GatherElements", 1),
@@ -30,6 +34,9 @@ EDGES: frozenset[tuple[str, int]] = frozenset(
         ("LSTM", 4),
         ("Loop", 0),
         ("Loop", 1),
+        ("MaxUnpool", 1),
+        ("MaxUnpool", 2),
+        ("OneHot", 0),
         ("Pad", 1),
         ("Pad", 3),
         ("RNN", 4),
@@ -44,9 +51,8 @@ EDGES: frozenset[tuple[str, int]] = frozenset(
         ("ReduceSum", 1),
         ("ReduceSumSquare", 1),
         ("Reshape", 1),
-        ("Resize", 1),  # roi
-        ("Resize", 2),
-        ("Resize", 3),
+        ("Resize", 3),  # sizes; roi and scales are floats, and no such edges
+        ("ReverseSequence", 1),
         ("ScatterElements", 1),
         ("ScatterND", 1),
         ("Slice", 1),

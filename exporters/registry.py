@@ -16,7 +16,17 @@ from deepinside.exporters.builder import Builder
 from deepinside.exporters.errors import GradientError, MissingRuleError
 from deepinside.exporters.shapes import Dim, Shape, Shapes, static
 
-__all__ = ["OPSET_FLOOR", "ForwardNode", "ReluMode", "Rule", "find_rule", "rules", "vjp"]
+__all__ = [
+    "OPSET_FLOOR",
+    "ForwardNode",
+    "ReluMode",
+    "Rule",
+    "find_rule",
+    "has_rule",
+    "rules",
+    "schema_versions",
+    "vjp",
+]
 
 OPSET_FLOOR = 17
 
@@ -89,6 +99,11 @@ def schema_versions(operator: str) -> tuple[int, ...]:
 def rules() -> dict[tuple[str, int], Rule]:
     """All rules, by (operator, schema version)."""
     return dict(_RULES)
+
+
+def has_rule(operator: str, version: int) -> bool:
+    """Whether a schema version of an operator has a rule."""
+    return (operator, version) in _RULES
 
 
 def find_rule(node: ir.Node, opset: int) -> Rule:

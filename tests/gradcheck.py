@@ -24,7 +24,17 @@ from deepinside.exporters.gradient import backpropagate
 from deepinside.exporters.registry import ReluMode
 from deepinside.exporters.shapes import probe_shapes
 
-__all__ = ["GradientMismatch", "check", "gradient_model", "half_against_single", "run_gradient"]
+__all__ = [
+    "GradientMismatch",
+    "Run",
+    "check",
+    "evaluator",
+    "gradient_model",
+    "half_against_single",
+    "run_gradient",
+    "runtime",
+    "with_gradient",
+]
 
 Run = Callable[[Mapping[str, Array]], list[Array]]
 
@@ -44,14 +54,21 @@ def gradient_model(
 ) -> onnx.ModelProto:
     """The case's model with input `seed`, the cotangent of `y`, and output `dx`, that of `wrt`."""
     whole = ir.from_proto(model(case, opset, dtype or case.dtype, dynamic=dynamic))
+    return with_gradient(whole, wrt, relu=relu)
+
+
+def with_gradient(
+    whole: ir.Model, wrt: str, output: int = 0, *, relu: ReluMode = "gradient"
+) -> onnx.ModelProto:
+    """A model with input `seed`, the cotangent of one output, and output `dx`, that of `wrt`."""
     graph = whole.graph
     shapes = probe_shapes(whole)
-    score = graph.outputs[0]
+    score = graph.outputs[output]
     image = next(value for value in graph.inputs if value.name == wrt)
     seed = ir.Value(name="seed", shape=score.shape, type=score.type)
     graph.inputs.append(seed)
     shapes.record(seed, shapes.known(score))
-    op = Builder(graph, opset, shapes)
+    op = Builder(graph, graph.opset_imports[""], shapes)
     gradient = backpropagate(op, seed, score=score, image=image, relu=relu)
     if gradient.producer() is None or gradient.is_graph_output():
         gradient = op.Identity(gradient)
@@ -143,7 +160,7 @@ class LpNormalization(OpRun):
 
     def _run(self, x: Array, axis: int, p: int) -> tuple[Array]:
         norm = (np.abs(x) ** p).sum(axis=axis, keepdims=True) ** (1.0 / p)
-        return ((x / norm).astype(x.dtype),)
+        return ((x / np.where(norm == 0.0, 1.0, norm)).astype(x.dtype),)
 
 
 _OURS: list[type[OpRun]] = [Erf, Gelu, GlobalLpPool, GroupNormalization, LpNormalization, LRN]
@@ -211,6 +228,7 @@ def check(case: Case, opset: int, *, dynamic: bool = True) -> None:
             # Random, and along the gradient, so that an error of scale can't hide.
             v = random.normal(size=dx.shape)
             if np.isfinite(length) and length > 0.0:
+                v *= -1.0 if np.vdot(v, gradient) < 0.0 else 1.0  # the two must not cancel
                 v += gradient * (np.linalg.norm(v) / length)
             v *= 0.4 / max(float(np.abs(v).max(initial=0.0)), 1e-30)
             if case.oracle != "runtime":

@@ -11,6 +11,7 @@ import rule_cases_movement
 import rule_cases_normalization
 import rule_cases_reductions
 import rule_cases_resize
+import rule_cases_selection
 import rule_cases_windows
 from rule_case import Case
 
@@ -28,6 +29,7 @@ CASES: tuple[Case, ...] = (
     *rule_cases_normalization.CASES,
     *rule_cases_reductions.CASES,
     *rule_cases_resize.CASES,
+    *rule_cases_selection.CASES,
     *rule_cases_windows.CASES,
 )
 

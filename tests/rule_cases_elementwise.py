@@ -92,6 +92,20 @@ def _extrema() -> list[Case]:
     return cases
 
 
+def _remainders() -> list[Case]:
+    """Away from whole quotients, where the remainder jumps."""
+    quotient = Sample(_X, -3.9, 3.9, (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)).draw("quotient")
+    divisor = Sample((4,), 0.5, 2.0).draw("divisor") * np.array([1.0, -1.0, 1.0, -1.0])
+    cases = []
+    for b in (divisor, np.abs(divisor)):
+        whole = {"wrt": (0, 1), "dynamic": {0: (0,)}}
+        name = "any sign" if (b < 0).any() else "positive"
+        a = np.float32(quotient * b).astype(np.float64)
+        cases.append(one("Mod", f"fmod,{name}", a, b, fmod=1, **whole))
+        cases.append(one("Mod", f"floor,{name}", a, b, since=28, runs=False, **whole))
+    return cases
+
+
 def _joint() -> list[Case]:
     """Sum and Mean of several tensors, and Where."""
     cases = []
@@ -155,6 +169,15 @@ def _unary() -> list[Case]:
             ("Reciprocal", 0.3, 2.0, ()),
             ("Sin", -3.0, 3.0, ()),
             ("Cos", -3.0, 3.0, ()),
+            ("Tan", -1.2, 1.2, ()),
+            ("Asin", -0.9, 0.9, ()),
+            ("Acos", -0.9, 0.9, ()),
+            ("Atan", -3.0, 3.0, ()),
+            ("Sinh", -2.0, 2.0, ()),
+            ("Cosh", -2.0, 2.0, ()),
+            ("Asinh", -3.0, 3.0, ()),
+            ("Acosh", 1.2, 4.0, ()),
+            ("Atanh", -0.9, 0.9, ()),
             ("Softsign", -3.0, 3.0, zero),
             ("Celu", -3.0, 3.0, zero),
             ("ThresholdedRelu", -2.0, 3.0, (1.0,)),
@@ -189,6 +212,15 @@ def _unary() -> list[Case]:
             number(0.5),
             runtime=(1, 2),
         ),
+        *(
+            one("Clip", name, Sample(_X, kinks=(-0.5, 0.75)), *bounds, wrt=wrt)
+            for name, bounds, wrt in (
+                ("bounds", (number(-0.5), number(0.75)), (1, 2)),
+                ("lower bound", (number(-0.5),), (0, 1)),
+                ("upper bound", (None, number(0.75)), (0, 2)),
+            )
+        ),
+        one("Clip", "crossed bounds", _X, number(0.5), number(-0.75), wrt=(2,)),
         one("Clip", "all inside", _X, number(-3.0), number(3.0)),
         *(one("Celu", f"alpha={a}", x, alpha=a, precise=28) for a in (0.5, 2.0)),
         one("ThresholdedRelu", "alpha=0", x, alpha=0.0),
@@ -226,4 +258,4 @@ def _casts() -> list[Case]:
     ]
 
 
-CASES = [*_binary(), *_powers(), *_extrema(), *_joint(), *_unary(), *_casts()]
+CASES = [*_binary(), *_powers(), *_extrema(), *_remainders(), *_joint(), *_unary(), *_casts()]

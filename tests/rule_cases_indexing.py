@@ -44,6 +44,21 @@ def _picked() -> list[Case]:
                     _whole([[0, 1], [2, -1]], [[0, 1], [1, 0]]),
                     {},
                 ),
+                ("GatherND", "a batch", (3, 4), _whole([1], [3], [1]), {"batch_dims": 1}),
+                (
+                    "GatherND",
+                    "a batch of rows",
+                    (2, 3, 4, 2),
+                    _whole([[1], [2]], [[0], [0]]),
+                    {"batch_dims": 1},
+                ),
+                (
+                    "GatherND",
+                    "two batch axes",
+                    (2, 3, 4, 2),
+                    _whole([[[1, 0], [1, 0]]] * 3, [[[2, 1], [0, 1]]] * 3),
+                    {"batch_dims": 2},
+                ),
             )
         ]
     return cases
@@ -66,8 +81,24 @@ def _placed() -> list[Case]:
         both = {"wrt": (0, 2), "dynamic": {}, "reduction": reduction} | options
         cases.append(one(operator, name, x, index, updates, **both))
     twice = _whole([0, 0], [3, 3])
+    distinct, free = Sample((3, 4), distinct=True), {"dynamic": {}}
+    for reduction, (operator, index, updates, options) in product(
+        ("min", "max"),
+        (
+            ("ScatterElements", _whole([0, 2], [3, 1]), (2, 2), {"axis": 1}),
+            ("ScatterElements", twice, (2, 2), {"axis": 1}),
+            ("ScatterND", _whole([2], [0], [2]), (3, 4), {}),
+        ),
+    ):
+        both = {"wrt": (0, 2), "since": 18, "reduction": reduction} | options | free
+        cases.append(
+            one(operator, f"{reduction},{index.tolist()}", distinct, index, updates, **both)
+        )
+    products = {"reduction": "mul", "dynamic": {}}
     return [
         *cases,
+        one("ScatterElements", "mul", (3, 4), twice, (2, 2), axis=1, **products),
+        one("ScatterND", "mul", (3, 4), _whole([2], [0], [2]), (3, 4), **products),
         one("ScatterElements", "batch", (2, 4), twice, (2, 2), axis=1, reduction="add"),
         one("ScatterElements", "default", (2, 4), _whole([0, 1]), (1, 2)),
         one("ScatterND", "default", (3, 4), _whole([1]), (1, 4)),

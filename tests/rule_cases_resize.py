@@ -67,6 +67,29 @@ def _weights() -> list[Case]:
         name = f"weights,x{x},w{w},{_written(**options)}".replace(" ", "")
         both: dict[str, Any] = {"oracle": "runtime", "dynamic": {}} | options
         cases.append(one("Conv", name, x, w, (w[0],), wrt=(1, 2), runtime=(0,), **both))
+    for x, w, options in (
+        ((2, 4, 5, 6), (4, 3, 3, 2), {}),
+        ((2, 4, 5, 6), (4, 3, 3, 3), {"strides": [2, 3], "pads": [1, 0, 2, 1]}),
+        ((2, 4, 5, 6), (4, 3, 2, 2), {"strides": [2, 2], "output_padding": [1, 1]}),
+        ((2, 4, 5, 6), (4, 3, 3, 3), {"group": 2, "strides": [2, 2], "dilations": [1, 2]}),
+        ((2, 4, 5, 6), (4, 1, 3, 3), {"group": 4}),
+        ((2, 3, 7), (3, 2, 4), {"strides": [2], "auto_pad": "SAME_UPPER"}),
+    ):
+        name = f"weights,x{x},w{w},{_written(**options)}".replace(" ", "")
+        bias, both = (w[1] * int(options.get("group", 1)),), {"dynamic": {}} | options
+        cases.append(
+            one(
+                "ConvTranspose",
+                name,
+                x,
+                w,
+                bias,
+                wrt=(1, 2),
+                runtime=(0,),
+                oracle="runtime",
+                **both,
+            )
+        )
     batch: dict[str, Any] = {"wrt": (1,), "runtime": (0,), "dynamic": {0: (0,)}}
     return [
         *cases,
@@ -118,6 +141,29 @@ def _resized() -> list[Case]:
             _resize((2, 3, 6, 4), scales=(1.0, 1.0, 0.5, 3.0), **both),
             _resize((2, 3, 6, 4), scales=(1.0, 1.0, 1.5, 2.0), **both),
         ]
+    for mode, (region, size) in product(
+        ("nearest", "linear", "cubic"),
+        (
+            ((0, 0, 0, 0, 1, 1, 1, 1), (2, 4, 7, 3)),
+            ((0, 0, 0.2, 0.4, 1, 1, 0.9, 0.8), (2, 4, 4, 9)),
+            ((0, 0, -0.3, 0.6, 1, 1, 0.7, 1.4), (2, 4, 4, 1)),
+        ),
+    ):
+        cases.append(
+            one(
+                "Resize",
+                f"crop,{mode},{region},{size}".replace(" ", ""),
+                _X,
+                np.array(region, np.float32),
+                None,
+                np.array(size, np.int64),
+                oracle="runtime",
+                dynamic={},
+                mode=mode,
+                coordinate_transformation_mode="tf_crop_and_resize",
+                extrapolation_value=0.7,
+            )
+        )
     symmetric = {"coordinate_transformation_mode": "half_pixel_symmetric", "since": 19}
     return [
         *cases,

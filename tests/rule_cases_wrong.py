@@ -9,7 +9,7 @@ import onnx_ir as ir
 from deepinside.exporters import registry
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.registry import ForwardNode
-from deepinside.exporters.rules import convolution, pooling
+from deepinside.exporters.rules import activations, convolution, pooling
 from deepinside.exporters.rules.windows import Window, windows
 
 
@@ -168,13 +168,14 @@ def relu_at_zero(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     return op.Mul(g, op.mask(op.GreaterOrEqual(node.x, 0.0), g))
 
 
-def clip(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+def clip(g: ir.Value, node: ForwardNode, op: Builder) -> Any:
     """Passes at the bounds."""
+    whole = g
     for index, outside in ((1, op.Less), (2, op.Greater)):
         bound = node.input(index)
         if bound is not None:
             g = op.Mul(g, op.mask(op.Not(outside(node.x, bound)), g))
-    return g
+    return g, *activations.clip(whole, node, op)[1:]
 
 
 def all_winners(g: ir.Value, node: ForwardNode, op: Builder) -> Any:

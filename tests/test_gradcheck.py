@@ -193,7 +193,7 @@ def test_one_place_off_is_noticed(operator: str, monkeypatch: pytest.MonkeyPatch
 def test_a_missing_sum_over_broadcast_axes_is_noticed(
     operator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradient, "_undo_broadcast", lambda op, forward, g, value: g)
+    monkeypatch.setattr(gradient, "_undo_broadcast", lambda op, forward, rule, g, value: g)
     assert _notices(operator, _SHAPES)
 
 

@@ -111,33 +111,35 @@ _FREE = {0: (0, 2, 3)}
             ),
             "is dynamic",
         ),
-        (one("Einsum", "diagonal", (3, 3), equation="ii->i", dynamic={}), "diagonal"),
         (
             one("ReduceL2", "nothing", (2, 3), since=18, noop_with_empty_axes=1),
             "reduces no axis",
         ),
         (
-            one("ScatterND", "product", (3, 4), np.array([[1]]), (1, 4), reduction="mul"),
-            "reduction 'mul'",
-        ),
-        (
-            one("GatherND", "batches", (3, 4), np.array([[1]] * 3), dynamic={}, batch_dims=1),
-            "batch_dims",
+            one("ScatterND", "factor", (3, 4), np.array([[1]]), (1, 4), wrt=(2,), reduction="mul"),
+            "input 2",
         ),
         (
             one(
                 "Resize",
                 "crop",
                 (2, 3, 6),
-                np.array([0, 0, 0, 1, 1, 0.5], np.float32),
+                None,
                 np.array([1.0, 1.0, 2.0], np.float32),
                 coordinate_transformation_mode="tf_crop_and_resize",
             ),
-            "it crops",
+            "no region",
         ),
         (
-            one("ConvTranspose", "weights", (2, 3, 6, 6), (3, 4, 3, 3), wrt=(1,), dynamic={}),
-            "input 1",
+            one(
+                "Resize",
+                "same size",
+                (2, 3, 6),
+                np.array([0, 0, 0, 1, 1, 0.5], np.float32),
+                np.array([1.0, 1.0, 1.0], np.float32),
+                coordinate_transformation_mode="tf_crop_and_resize",
+            ),
+            "ignores",
         ),
         (
             one("Slice", "at run time", (2, 6), *([np.array([1])] * 3), runtime=(1,), wrt=(0,)),

@@ -7,6 +7,7 @@ import deepinside.exporters.rules.activations
 import deepinside.exporters.rules.control
 import deepinside.exporters.rules.convolution
 import deepinside.exporters.rules.elementwise
+import deepinside.exporters.rules.geometry
 import deepinside.exporters.rules.indexing
 import deepinside.exporters.rules.layout
 import deepinside.exporters.rules.linear
@@ -14,4 +15,7 @@ import deepinside.exporters.rules.movement
 import deepinside.exporters.rules.normalization
 import deepinside.exporters.rules.pooling
 import deepinside.exporters.rules.reductions
-import deepinside.exporters.rules.resize  # noqa: F401  (all imported for their registrations)
+import deepinside.exporters.rules.resize
+import deepinside.exporters.rules.selection
+import deepinside.exporters.rules.signals
+import deepinside.exporters.rules.trigonometry  # noqa: F401  (all imported for their registrations)

@@ -91,8 +91,11 @@ def shrink(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
 
 
 @vjp("Clip", 13, elementwise=True)
-def clip(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
-    """DX = g where min < Y < max; 0 at both kinks, as in torch's hardtanh and relu6."""
+def clip(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DX = g where min < Y < max; 0 at both kinks, as in torch's hardtanh and relu6.
+
+    dmin = g where X < min, unless min is above max; dmax = g where X or min is above max.
+    """
     low, high = node.input(1), node.input(2)
     inside = None
     if low is not None:
@@ -100,7 +103,22 @@ def clip(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     if high is not None:
         below = op.Less(node.y, high)
         inside = below if inside is None else op.And(inside, below)
-    return g if inside is None else op.Mul(g, op.mask(inside, node.y))
+
+    def lower() -> ir.Value:
+        assert low is not None
+        raised = op.And(op.Less(node.x, low), op.Equal(node.y, low))
+        return op.Mul(g, op.mask(raised, g))
+
+    def upper() -> ir.Value:
+        assert high is not None
+        raised = node.x if low is None else op.Max(node.x, low)
+        return op.Mul(g, op.mask(op.Greater(raised, high), g))
+
+    return (
+        lambda: g if inside is None else op.Mul(g, op.mask(inside, node.y)),
+        lower,
+        upper,
+    )
 
 
 @vjp("Sigmoid", 13, elementwise=True)

@@ -44,47 +44,63 @@ def conv(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
             return _flipped(g, weights, shape, group, spatial, op)
         return transposed_convolution(g, weights, node.x, group, spatial, op)
 
-    def bias_gradient() -> ir.Value:
-        axes = [axis for axis in range(len(shape)) if axis != 1]
-        return op.reduce("ReduceSum", g, axes, keepdims=False)
-
     return (
         input_gradient,
-        lambda: _weight_gradient(g, node, shape, group, spatial, op),
-        bias_gradient,
+        lambda: _weight_gradient(
+            node.x,
+            g,
+            shape,
+            group,
+            op,
+            sizes=[[node.size(v, w.axis) for w in spatial] for v in (node.x, node.y)],
+            strides=[w.stride for w in spatial],
+            dilations=[w.dilation for w in spatial],
+            pads=[w.before for w in spatial] + [w.after for w in spatial],
+        ),
+        lambda: _bias_gradient(g, len(shape), op),
     )
 
 
+def _bias_gradient(g: ir.Value, rank: int, op: Builder) -> ir.Value:
+    """The sum over all axes but the channels'."""
+    return op.reduce("ReduceSum", g, [0, *range(2, rank)], keepdims=False)
+
+
 def _weight_gradient(
+    x: ir.Value,
     g: ir.Value,
-    node: ForwardNode,
     shape: list[int],
     group: int,
-    spatial: list[Window],
     op: Builder,
+    *,
+    sizes: list[list[int]],
+    strides: list[int],
+    dilations: list[int],
+    pads: list[int],
 ) -> ir.Value:
     """For weights that depend on the image: X convolved with dY, images and channels exchanged.
 
-    X': (C/group, group * N, *S), W': dY as (M, N, *S'), stride and dilation exchanged; the result
-    is (C/group, M, *K) and a little more where the last window ended before the input did.
+    X: (N, C, *S), dY: (N, M, *S'), W: (M, C/group, *K) of `shape`; `sizes` are S and S'. X becomes
+    (C/group, group * N, *S) and dY the kernel (M, N, *S'), stride and dilation exchanged; the
+    result is (C/group, M, *K) and a little more where the last window ended before the input did.
     """
     rest = range(2, len(shape))
-    exchanged = op.transpose(node.x, 1, 0, *rest)
     if group > 1:
-        sizes = [node.size(node.x, axis) for axis in rest]
-        split = op.Reshape(node.x, [0, group, shape[1], *sizes])
+        split = op.Reshape(x, [0, group, shape[1], *sizes[0]])
         split = op.transpose(split, 2, 1, 0, *(axis + 1 for axis in rest))
-        exchanged = op.Reshape(split, [0, -1, *sizes])
+        exchanged = op.Reshape(split, [0, -1, *sizes[0]])
+    else:
+        exchanged = op.transpose(x, 1, 0, *rest)
     full = op.Conv(
         exchanged,
         op.transpose(g, 1, 0, *rest),
         group=group,
-        kernel_shape=[node.size(node.y, axis) for axis in rest],
-        strides=[w.dilation for w in spatial],
-        dilations=[w.stride for w in spatial],
-        pads=[w.before for w in spatial] + [w.after for w in spatial],
+        kernel_shape=sizes[1],
+        strides=dilations,
+        dilations=strides,
+        pads=pads,
     )
-    cropped = op.Slice(full, [0] * len(spatial), shape[2:], list(rest))
+    cropped = op.Slice(full, [0] * len(rest), shape[2:], list(rest))
     return op.transpose(cropped, 1, 0, *rest)
 
 
@@ -160,28 +176,48 @@ def _convolve(
 def conv_transpose(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """DX is the convolution of dY with the same W, strides, dilations and pads.
 
-    X: (N, C, *S), W: (C, M/group, *K), dY: (N, M, *S'); dX has X's shape. Only the first input may
-    depend on the image.
+    X: (N, C, *S), W: (C, M/group, *K), B: (M,), dY: (N, M, *S'); dX has X's shape. dW is that of
+    the convolution from dY to X; dB sums dY over all but its channels.
     """
-    weights = node.inputs[1]
-    kernel = [node.size(weights, axis) for axis in range(2, node.rank(weights))]
+    weights, group = node.inputs[1], int(node.attribute("group"))
+    shape = [node.size(weights, axis) for axis in range(node.rank(weights))]
+    kernel = shape[2:]
     strides = node.attribute("strides") or [1] * len(kernel)
     dilations = node.attribute("dilations") or [1] * len(kernel)
     padding = node.attribute("output_padding") or [0] * len(kernel)
     extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-    dx = op.Conv(
-        g,
-        weights,
-        group=int(node.attribute("group")),
-        kernel_shape=kernel,
-        strides=strides,
-        dilations=dilations,
-        pads=_transposed_pads(node, extents, strides, padding),
+    pads = _transposed_pads(node, extents, strides, padding)
+
+    def input_gradient() -> ir.Value:
+        dx = op.Conv(
+            g,
+            weights,
+            group=group,
+            kernel_shape=kernel,
+            strides=strides,
+            dilations=dilations,
+            pads=pads,
+        )
+        for axis, (extra, stride) in enumerate(zip(padding, strides, strict=True), start=2):
+            if extra >= stride or node.attribute("output_shape"):  # windows over padding alone
+                dx = op.slice(dx, axis, 0, node.size(node.x, axis))
+        return dx
+
+    return (
+        input_gradient,
+        lambda: _weight_gradient(
+            g,
+            node.x,
+            shape,
+            group,
+            op,
+            sizes=[[node.size(v, axis) for axis in range(2, len(shape))] for v in (node.y, node.x)],
+            strides=strides,
+            dilations=dilations,
+            pads=pads,
+        ),
+        lambda: _bias_gradient(g, len(shape), op),
     )
-    for axis, (extra, stride) in enumerate(zip(padding, strides, strict=True), start=2):
-        if extra >= stride or node.attribute("output_shape"):  # windows over the padding alone
-            dx = op.slice(dx, axis, 0, node.size(node.x, axis))
-    return dx, None, None
 
 
 def _transposed_pads(

@@ -41,6 +41,13 @@ def div(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     return lambda: op.Div(g, b), lambda: op.Neg(op.Mul(g, op.Div(node.y, b)))
 
 
+@vjp("Mod", 13, 28, elementwise=True)
+def mod(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
+    """DA = g, dB = -g * q for Y = A - q B; the quotient's jumps carry no derivative."""
+    a, b = node.inputs
+    return g, lambda: op.Neg(op.Mul(g, op.Div(op.Sub(a, node.y), b)))
+
+
 @vjp("Sum", 13, elementwise=True)
 def sum_(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """dX_i = g."""
@@ -126,18 +133,6 @@ def log(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
 def erf(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """DX = g * 2/sqrt(pi) * exp(-X^2)."""
     return op.Mul(g, op.Mul(op.Exp(op.Neg(op.Mul(node.x, node.x))), 2.0 / math.sqrt(math.pi)))
-
-
-@vjp("Sin", 7, 22, elementwise=True)
-def sin(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
-    """DX = g * cos(X)."""
-    return op.Mul(g, op.Cos(node.x))
-
-
-@vjp("Cos", 7, 22, elementwise=True)
-def cos(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
-    """DX = -g * sin(X)."""
-    return op.Neg(op.Mul(g, op.Sin(node.x)))
 
 
 @vjp("Abs", 13, elementwise=True)

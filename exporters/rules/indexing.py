@@ -24,34 +24,73 @@ def gather_elements(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
 @vjp("GatherND", 13)
 def gather_nd(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """dX[i] = the sum of all g[j] with indices[j] = i."""
-    if int(node.attribute("batch_dims")):
-        raise node.error("its batch_dims are not 0, which this gradient does not cover.")
-    return (add_at("ScatterND", _zeros(node.x, op), node.inputs[1], g, op),)
+    indices = _with_batch(node, int(node.attribute("batch_dims")), op)
+    return (add_at("ScatterND", _zeros(node.x, op), indices, g, op),)
+
+
+def _with_batch(node: ForwardNode, batch_dims: int, op: Builder) -> ir.Value:
+    """The indices with the batch axes' own positions in front, as ScatterND needs them."""
+    indices = node.inputs[1]
+    if batch_dims == 0:
+        return indices
+    rank = node.rank(indices)
+    one = op.constant(np.array([1]))
+    lengths = op.Shape(indices)
+    target = op.Concat(op.slice(lengths, 0, 0, rank - 1), one, axis=0)
+    columns = []
+    for axis in range(batch_dims):
+        positions = op.Range(0, op.Gather(lengths, axis, axis=0), 1)
+        column = op.Reshape(positions, [-1 if a == axis else 1 for a in range(rank)])
+        columns.append(op.Expand(column, target))
+    return op.Concat(*columns, indices, axis=rank - 1)
 
 
 @vjp("ScatterElements", 16, 18)
 def scatter_elements(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
-    """DX = g, with 0 where an update replaced X; dupdates[j] = g[indices[j]] along the axis."""
-    _, indices, updates = node.inputs
-    axis = int(node.attribute("axis"))
+    """DX = g, with 0 where an update replaced X; dupdates[j] = g[indices[j]] along the axis.
 
-    def data() -> ir.Value:
-        if _adds(node):
-            return g
-        return op.ScatterElements(g, indices, _zeros(updates, op), axis=axis)
-
-    return data, None, lambda: op.GatherElements(g, indices, axis=axis)
+    With a reduction: see `_scattered`.
+    """
+    return _scattered(g, node, op, axis=int(node.attribute("axis")))
 
 
 @vjp("ScatterND", 16, 18)
 def scatter_nd(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
-    """DX = g, with 0 where an update replaced X; dupdates[j] = g[indices[j]]."""
-    _, indices, updates = node.inputs
+    """DX = g, with 0 where an update replaced X; dupdates[j] = g[indices[j]].
 
-    def data() -> ir.Value:
-        return g if _adds(node) else op.ScatterND(g, indices, _zeros(updates, op))
+    With a reduction: see `_scattered`.
+    """
+    return _scattered(g, node, op)
 
-    return data, None, lambda: op.GatherND(g, indices)
+
+def _scattered(g: ir.Value, node: ForwardNode, op: Builder, **axis: int) -> Cotangents:
+    """The cotangents of X, the indices and the updates, for either operator.
+
+    Reduction add: g itself goes to X. Product: g goes to X times the product of the updates, and
+    the updates must be constant. Minimum and maximum: g goes to whichever is the result; equal ones
+    share it evenly, as in torch.scatter_reduce.
+    """
+    x, indices, updates = node.inputs
+    operator, reduction = node.node.op_type, str(node.attribute("reduction"))
+
+    def scatter(base: ir.Value, values: ir.Value, how: str) -> ir.Value:
+        return op.emit(operator, base, indices, values, reduction=how, **axis)[0]
+
+    def pick(value: ir.Value) -> ir.Value:
+        if operator == "ScatterND":
+            return op.GatherND(value, indices)
+        return op.GatherElements(value, indices, **axis)
+
+    if reduction == "none":
+        return lambda: scatter(g, _zeros(updates, op), "none"), None, lambda: pick(g)
+    if reduction == "add":
+        return g, None, lambda: pick(g)
+    if reduction == "mul":
+        return (lambda: scatter(g, updates, "mul"),)
+    kept = op.mask(op.Equal(x, node.y), g)
+    won = op.mask(op.Equal(updates, pick(node.y)), g)
+    share = op.Div(g, add_at(operator, kept, indices, won, op, **axis))
+    return lambda: op.Mul(share, kept), None, lambda: op.Mul(pick(share), won)
 
 
 @vjp("TopK", 11, 24, all_outputs=True)
@@ -64,18 +103,6 @@ def top_k(g: tuple[ir.Value | None, ...], node: ForwardNode, op: Builder) -> Cot
     assert values is not None  # the indices are integers and have no cotangent
     zeros = _zeros(node.x, op)
     return (op.ScatterElements(zeros, indices, values, axis=int(node.attribute("axis"))),)
-
-
-def _adds(node: ForwardNode) -> bool:
-    """Whether updates are added, rather than put in place.
-
-    Raises:
-        GradientError: another reduction.
-    """
-    reduction = node.attribute("reduction")
-    if reduction not in ("none", "add"):
-        raise node.error(f"its reduction {reduction!r} is not covered; 'none' and 'add' are.")
-    return bool(reduction == "add")
 
 
 def _zeros(like: ir.Value, op: Builder) -> ir.Value:

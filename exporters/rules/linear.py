@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from string import ascii_letters
 
+import numpy as np
 import onnx_ir as ir
 
 from deepinside.exporters.builder import Builder
@@ -74,7 +75,8 @@ def matmul(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
 def einsum(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """dX_i = the contraction of g with the other operands, to the indices of X_i.
 
-    An index that X_i alone has is summed over: along it the cotangent stands for its broadcast.
+    An index that X_i alone has is summed over: along it the cotangent stands for its broadcast. An
+    index that X_i has twice takes a diagonal: off it the cotangent is 0.
     """
     terms, result = _einsum_terms(node)
     dims: dict[str, Dim] = {}
@@ -85,18 +87,24 @@ def einsum(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     def cotangent(i: int) -> Callable[[], ir.Value]:
         others = [*range(i), *range(i + 1, len(terms))]
         given = [result, *(terms[j] for j in others)]
-        kept = "".join(index for index in terms[i] if any(index in term for term in given))
+        single = "".join(dict.fromkeys(terms[i]))
+        kept = "".join(index for index in single if any(index in term for term in given))
 
         def emit() -> ir.Value:
             dx = g
             if others or kept != result:
                 operands = [g, *(node.inputs[j] for j in others)]
                 dx = op.Einsum(*operands, equation=f"{','.join(given)}->{kept}")
-            alone = [axis for axis, index in enumerate(terms[i]) if index not in kept]
+            first = [terms[i].index(index) for index in terms[i]]
+            alone = [a for a, index in enumerate(terms[i]) if index not in kept or first[a] < a]
             if alone:
                 dx = op.Unsqueeze(dx, alone)
-            shape = (dims[index] if index in kept else op.shapes.dim(1) for index in terms[i])
+            one = op.shapes.dim(1)
+            shape = (one if a in alone else dims[index] for a, index in enumerate(terms[i]))
             op.shapes.record(dx, tuple(shape))
+            for axis, other in enumerate(first):
+                if other < axis:
+                    dx = op.Mul(dx, _diagonal(node, i, other, axis))
             return dx
 
         return emit
@@ -104,12 +112,16 @@ def einsum(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     return [cotangent(i) for i in range(len(terms))]
 
 
-def _einsum_terms(node: ForwardNode) -> tuple[list[str], str]:
-    """One letter per axis of each operand and of the result; the ellipsis' axes get their own.
+def _diagonal(node: ForwardNode, index: int, first: int, second: int) -> np.ndarray:
+    """1 where the positions along two axes of an operand are equal, shaped to broadcast."""
+    x = node.inputs[index]
+    size = node.size(x, first)
+    shape = [size if axis in (first, second) else 1 for axis in range(node.rank(x))]
+    return np.eye(size).reshape(shape)
 
-    Raises:
-        GradientError: an operand has an index twice (a diagonal).
-    """
+
+def _einsum_terms(node: ForwardNode) -> tuple[list[str], str]:
+    """One letter per axis of each operand and of the result; the ellipsis' axes get their own."""
     equation = str(node.attribute("equation")).replace(" ", "")
     left, arrow, result = equation.partition("->")
     terms = left.split(",")
@@ -124,6 +136,4 @@ def _einsum_terms(node: ForwardNode) -> tuple[list[str], str]:
         once = sorted(index for index in plain if plain.count(index) == 1)
         result = ("..." if "..." in left else "") + "".join(once)
     terms = [term.replace("...", ellipsis) for term in terms]
-    if any(len(set(term)) < len(term) for term in terms):
-        raise node.error(f"its equation {equation!r} takes a diagonal (one operand, index twice).")
     return terms, result.replace("...", ellipsis)

@@ -70,6 +70,8 @@ def slice_(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
             continue  # nothing was cut, whatever the size
         size = node.size(x, axis)
         taken = np.arange(size)[_python_slice(int(start), int(end), int(step))]
+        if len(taken) == 0:
+            return (op.expand_to(op.constant(np.array(0.0), x.dtype), x),)
         if int(step) == 1:
             first = int(taken[0])
             g = op.pad(g, axis, first, size - first - len(taken), rank)

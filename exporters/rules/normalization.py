@@ -1,5 +1,6 @@
 """Normalisation layers and soft-max, at inference."""
 
+import numpy as np
 import onnx_ir as ir
 
 from deepinside.exporters.builder import Builder
@@ -152,10 +153,30 @@ def lrn(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
 
 @vjp("Softmax", 13)
 def softmax(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
-    """DX = Y * (g - sum(g * Y))."""
+    """DX = Y * (g - sum(g * Y)); 0 in rows that are masked as a whole.
+
+    Attention with a mask of -inf gives 0/0 in such rows, and a Where behind replaces it: only there
+    the backward pass has to do the same.
+    """
     axis = node.axis(node.x, int(node.attribute("axis")))
-    inner = op.reduce("ReduceSum", op.Mul(g, node.y), [axis], keepdims=True)
-    return op.Mul(node.y, op.Sub(g, inner))
+    y = _without_masked_rows(node.y, op) if _is_guarded(node.y) else node.y
+    inner = op.reduce("ReduceSum", op.Mul(g, y), [axis], keepdims=True)
+    return op.Mul(y, op.Sub(g, inner))
+
+
+def _is_guarded(value: ir.Value) -> bool:
+    """Whether a Where chooses between the value and something else."""
+    return any(
+        node.op_type == "Where" or (node.op_type == "Cast" and _is_guarded(node.outputs[0]))
+        for node in value.consumers()
+    )
+
+
+def _without_masked_rows(y: ir.Value, op: Builder) -> ir.Value:
+    """Y with 0 in place of what is not a number, which is not equal to itself."""
+    result = op.Where(op.Equal(y, y), y, op.constant(np.array(0.0), y.dtype))
+    op.shapes.record(result, op.shapes.known(y))
+    return result
 
 
 @vjp("LogSoftmax", 13)

@@ -17,9 +17,13 @@ def resize(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """DX = the transpose of each axis' interpolation, applied to g.
 
     Nearest: an AveragePool times its window where each value is repeated, else a sum of Gathers.
-    Linear and cubic: a MatMul with the weights, worked out here.
+    Linear and cubic, and crops: a MatMul with the weights, worked out here.
     """
     rank = node.rank(node.x)
+    if node.attribute("coordinate_transformation_mode") == "tf_crop_and_resize":
+        for axis, weights in _crops(node).items():
+            g = _apply(g, weights, axis, rank, op)
+        return (g,)
     if node.shape(node.x) == node.shape(node.y):
         return (g,)  # a copy in ONNX Runtime, also where a scale of 1.1 rounds to the same size
     scales = _scales(node)
@@ -39,23 +43,58 @@ def resize(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
             g = put_back(g, origin, axis, sizes[axis], rank, op)
         return (g,)
     for axis, at in coordinates.items():
-        weights = op.constant(_weights(node, at, sizes[axis], scales[axis]), node.x.dtype)
-        others = [a for a in range(rank) if a != axis]
-        g = op.MatMul(g if axis == rank - 1 else op.transpose(g, *others, axis), weights)
-        if axis < rank - 1:
-            g = op.transpose(g, *(int(a) for a in np.argsort([*others, axis])))
+        g = _apply(g, _weights(node, at, sizes[axis], scales[axis]), axis, rank, op)
     return (g,)
+
+
+def _apply(g: ir.Value, weights: np.ndarray, axis: int, rank: int, op: Builder) -> ir.Value:
+    """G times the weights (outputs, inputs) along an axis."""
+    others = [a for a in range(rank) if a != axis]
+    product = op.MatMul(
+        g if axis == rank - 1 else op.transpose(g, *others, axis), op.constant(weights, g.dtype)
+    )
+    if axis == rank - 1:
+        return product
+    return op.transpose(product, *(int(a) for a in np.argsort([*others, axis])))
+
+
+def _crops(node: ForwardNode) -> dict[int, np.ndarray]:
+    """The weights of each axis of which the region of interest is not the whole, in its own size.
+
+    What lies outside the input is the extrapolation value, and has no weight.
+    """
+    rank, roi = node.rank(node.x), node.constant(1)
+    if roi is None:
+        raise node.error("it crops (tf_crop_and_resize) and gives no region of interest.")
+    chosen = [node.axis(node.x, int(axis)) for axis in node.attribute("axes") or range(rank)]
+    found = {}
+    for i, axis in enumerate(chosen):
+        start, end = (np.float32(roi[j]) for j in (i, len(chosen) + i))
+        if node.dim(node.x, axis) == node.dim(node.y, axis):
+            if (start, end) == (0.0, 1.0):
+                continue
+            raise node.error(f"it crops axis {axis} to its own size, which ONNX Runtime ignores.")
+        size, length = node.size(node.x, axis), node.size(node.y, axis)
+        last = np.float32(size - 1)
+        if length > 1:
+            step = (end - start) * last / np.float32(length - 1)
+            at = start * last + np.arange(length, dtype=np.float32) * step
+        else:
+            at = np.array([(start + end) * last / 2], dtype=np.float32)
+        if node.attribute("mode") == "nearest":
+            weights = np.eye(size)[_nearest(node, at, size)]
+        else:
+            weights = _weights(node, at, size, np.float32(length) / np.float32(size))
+        found[axis] = weights * ((at >= 0) & (at <= last))[:, None]
+    return found
 
 
 def _scales(node: ForwardNode) -> dict[int, np.float32]:
     """The scale of each resized axis.
 
     Raises:
-        GradientError: the node crops, or its scales come at run time.
+        GradientError: its scales come at run time.
     """
-    mode = node.attribute("coordinate_transformation_mode")
-    if mode == "tf_crop_and_resize":
-        raise node.error("it crops (tf_crop_and_resize), which this gradient does not cover.")
     rank = node.rank(node.x)
     chosen = [node.axis(node.x, int(axis)) for axis in node.attribute("axes") or range(rank)]
     scales: dict[int, np.float32] = {}
