@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from deepinside.exporters.bodies import all_nodes, defined_by
 from deepinside.exporters.errors import ExportError
+from deepinside.exporters.lengths import Length, Size, vector
 from deepinside.exporters.shapes import Shape, Shapes, broadcast, is_one, static
 
 __all__ = ["Builder", "Operand"]
@@ -45,12 +46,14 @@ class Builder:
                 self._names.add(node.name)
                 self._names.update(value.name for value in defined_by(node))
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
+        self._lengths: dict[tuple[ir.Value, int], ir.Value] = {}
         self._root = graph  # holds the constants, which inner graphs see
 
     def nested(self, graph: ir.Graph) -> "Builder":
         """A builder for a graph inside a node; it shares names, shapes and constants."""
         inner = copy.copy(self)
         inner.graph = graph
+        inner._lengths = {}  # what is emitted in one graph is not seen in another
         return inner
 
     def __getattr__(self, operator: str) -> Callable[..., ir.Value]:
@@ -191,20 +194,41 @@ class Builder:
             axes = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
         return self.Transpose(x, perm=list(axes))
 
+    def length(self, x: ir.Value, axis: int) -> Size:
+        """The size of an axis, counted from the front: a number where it is static."""
+        shape = self.shapes.known(x)
+        size = None if shape is None else static(shape[axis])
+        return Length(self, (x, axis)) if size is None else size
+
+    def read_length(self, x: ir.Value, axis: int) -> ir.Value:
+        """The size of an axis as an int64 tensor of shape (1,), read once."""
+        if (x, axis) not in self._lengths:
+            self._lengths[x, axis] = self.Shape(x, start=axis, end=axis + 1)
+        return self._lengths[x, axis]
+
+    def reshape(self, x: ir.Value, sizes: Sequence[Size]) -> ir.Value:
+        """X in another shape, 0 for an axis that stays as it is; one dynamic size is left open."""
+        target = list(sizes)
+        free = next((i for i, size in enumerate(target) if isinstance(size, Length)), None)
+        if free is not None and -1 not in target:
+            target[free] = -1
+        return self.Reshape(x, vector(target))
+
     def pad(
-        self, x: ir.Value, axis: int, before: int, after: int, rank: int, value: float = 0.0
+        self, x: ir.Value, axis: int, before: Size, after: Size, rank: int, value: float = 0.0
     ) -> ir.Value:
         """X with constants added before and after one axis; x itself when none are."""
         if before == after == 0:
             return x
-        pads = [0] * (2 * rank)
+        pads: list[Size] = [0] * (2 * rank)
         pads[axis], pads[rank + axis] = before, after
         fill = None if value == 0.0 else self.constant(np.array(value), x.dtype)
-        return self.Pad(x, pads) if fill is None else self.Pad(x, pads, fill)
+        amounts = vector(pads)
+        return self.Pad(x, amounts) if fill is None else self.Pad(x, amounts, fill)
 
-    def slice(self, x: ir.Value, axis: int, start: int, end: int, step: int = 1) -> ir.Value:
+    def slice(self, x: ir.Value, axis: int, start: Size, end: Size, step: int = 1) -> ir.Value:
         """`x[start:end:step]` along one axis, all positive."""
-        return self.Slice(x, [start], [end], [axis], [step])
+        return self.Slice(x, vector([start]), vector([end]), [axis], [step])
 
     def size_along(self, x: ir.Value, axes: Sequence[int]) -> ir.Value | float:
         """Number of elements in the given axes, as a number or, when dynamic, as a float tensor."""

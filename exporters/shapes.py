@@ -25,9 +25,15 @@ _log = logging.getLogger(__name__)
 Dim = tuple[int, ...]
 Shape = tuple[Dim, ...]
 
-# (batch size, what is added to free heights and widths, as a multiple of the axis). The last is far
-# from the first, and not square: sizes that strides make equal by chance would look static.
-_PROBES = ((3, 0), (5, 0), (3, 160))
+# Batch sizes of the probes; the first is at the size that is asked for.
+_BATCHES = (3, 5, 3)
+# Two further probes for free heights and widths: (multiples of 64 above the size asked for, sign of
+# the grain added). One height and one width are just above a multiple of 64, the others just below,
+# so that they and all that strides of 2 make of them are odd at one probe and even at another,
+# whether rounded up or down: what depends on that is not taken for static.
+_STEPS = (((1, 1), (2, -1)), ((5, -1), (7, 1)))
+# Some classifiers take multiples of a size only: the first grain that works is probed.
+_GRAINS = (1, 2, 4, 8, 16, 32)
 _DEFAULT_SIZE = 224
 # Larger constants are weights, smaller ones may be shapes.
 _WEIGHT_ELEMENTS = 1024
@@ -110,15 +116,11 @@ def probe_shapes(model: ir.Model, size: Sequence[int] | None = None) -> Shapes:
         for axis, length in enumerate(_sizes(value))
         if not isinstance(length, int)
     ]
-    rounds = _PROBES if any(free) else _PROBES[:2] if free else _PROBES[:1]
-    probes = [_infer(model, batch, 0, size) for batch, step in rounds if not step]
-    for batch, step in rounds:
-        if step:
-            try:
-                probes.append(_infer(model, batch, step, size))
-            except ClassifierError as error:
-                # Height and width are free by declaration only; other sizes fail as they are.
-                _log.info("the classifier works at one picture size: %s", error)
+    probes = [_infer(model, _BATCHES[0], _spatial(size))]
+    if free:
+        probes.extend(_others(model, _spatial(size)) if any(free) else ())
+        if len(probes) == 1:
+            probes.append(_infer(model, _BATCHES[1], _spatial(size)))
     _fill_types(model.graph, probes[0].graph)
     return Shapes(*_merge(probes), len(probes))
 
@@ -174,11 +176,38 @@ def _merge(probes: Sequence[ir.Model]) -> tuple[dict[str, Shape], dict[str, np.n
     return shapes, constants
 
 
+def _spatial(size: Sequence[int] | None) -> tuple[int, int]:
+    return (size[0], size[1]) if size else (_DEFAULT_SIZE, _DEFAULT_SIZE)
+
+
+def _others(model: ir.Model, size: tuple[int, int]) -> list[ir.Model]:
+    """The probes at other heights and widths; none where the classifier works at one size only."""
+    for grain in _GRAINS:
+        height, width = (64 * (length // 64) for length in size)
+        sizes = [
+            (height + 64 * up + up_sign * grain, width + 64 * across + across_sign * grain)
+            for (up, up_sign), (across, across_sign) in _STEPS
+        ]
+        try:
+            found = [_infer(model, *probe) for probe in zip(_BATCHES[1:], sizes, strict=True)]
+        except ClassifierError as error:
+            _log.info("the classifier does not work at all sizes of %s: %s", sizes, error)
+            continue
+        # Many classifiers have a least size; in those that have none, a crop may do nothing there.
+        small = (height // 128 * 64 + grain, width // 128 * 64 - grain)
+        try:
+            found.append(_infer(model, _BATCHES[0], small))
+        except ClassifierError as error:
+            _log.info("the classifier does not work at the size %s: %s", small, error)
+        return found
+    return []
+
+
 def _sizes(value: ir.Value) -> tuple[int | ir.SymbolicDim, ...]:
     return () if value.shape is None else tuple(value.shape.dims)
 
 
-def _infer(model: ir.Model, batch: int, step: int, size: Sequence[int] | None) -> ir.Model:
+def _infer(model: ir.Model, batch: int, size: tuple[int, int]) -> ir.Model:
     """A copy with shapes inferred, and shape arithmetic folded, at one concrete input size."""
     probe = model.clone()
     chosen: dict[str, int] = {}  # axes of one name are of one size
@@ -188,9 +217,7 @@ def _infer(model: ir.Model, batch: int, step: int, size: Sequence[int] | None) -
             if isinstance(length, int):
                 lengths.append(length)
                 continue
-            spatial = _spatial_index(_sizes(value), axis)
-            base = size[spatial] if size and spatial is not None else _DEFAULT_SIZE
-            found = batch if axis == 0 else base + step * axis
+            found = batch if axis == 0 else size[_spatial_index(_sizes(value), axis)]
             lengths.append(chosen.setdefault(length.value, found) if length.value else found)
         if value.shape is not None:
             value.shape = ir.Shape(lengths)
@@ -217,12 +244,11 @@ def _infer(model: ir.Model, batch: int, step: int, size: Sequence[int] | None) -
         ) from error
 
 
-def _spatial_index(lengths: Sequence[int | ir.SymbolicDim], axis: int) -> int | None:
-    """0 for a picture's height, 1 for its width, in either layout; None for other inputs."""
-    if len(lengths) != 4:
-        return None
-    channels_last = isinstance(lengths[3], int) and not isinstance(lengths[1], int)
-    return {1: 0, 2: 1}.get(axis) if channels_last else {2: 0, 3: 1}.get(axis)
+def _spatial_index(lengths: Sequence[int | ir.SymbolicDim], axis: int) -> int:
+    """0 for an axis that is probed as a picture's height, 1 for one that is as its width."""
+    if len(lengths) == 4 and isinstance(lengths[3], int) and not isinstance(lengths[1], int):
+        return (axis + 1) % 2  # channels last
+    return axis % 2
 
 
 def _read(probe: ir.Model) -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarray]]:

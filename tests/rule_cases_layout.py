@@ -26,6 +26,7 @@ def _blocks() -> list[Case]:
         one("SpaceToDepth", "three", (2, 1, 3, 6), blocksize=3),
         one("SpaceToDepth", "size unknown", (2, 3, 4, 6), blocksize=2, dynamic={0: (0, 2, 3)}),
         one("DepthToSpace", "height unknown", (2, 8, 2, 3), blocksize=2, dynamic={0: (0, 2)}),
+        one("DepthToSpace", "size unknown", (2, 8, 2, 3), blocksize=2, dynamic={0: (0, 2, 3)}),
         *cases,
     ]
 
@@ -36,6 +37,8 @@ def _tiles() -> list[Case]:
         for repeats in ((1, 2, 3), (1, 1, 2), (1, 3, 1), (1, 1, 1))
     ] + [
         one("Tile", "batch", (2, 3), _whole(3, 2), dynamic={}),
+        one("Tile", "batch unknown", (2, 3), _whole(3, 2)),
+        one("Tile", "size unknown", (2, 3, 4, 5), _whole(1, 1, 2, 3), dynamic={0: (0, 2, 3)}),
         one("Tile", "vector", (3,), _whole(2), dynamic={}),
     ]
 
@@ -65,10 +68,22 @@ def _sums() -> list[Case]:
         )
         for axis, exclusive, reverse in product((1, -1), (0, 1), (0, 1))
     ]
+    cases += [
+        one(
+            "CumSum",
+            f"size unknown,exclusive={exclusive},reverse={reverse}",
+            (2, 3, 4),
+            np.array(1),
+            dynamic={0: (0, 1)},
+            exclusive=exclusive,
+            reverse=reverse,
+        )
+        for exclusive, reverse in product((0, 1), (0, 1))
+    ]
     return [
         *cases,
         one("CumSum", "batch", (4, 2), np.array(0, np.int32), dynamic={}),
-        one("CumSum", "size unknown", (2, 3, 4), np.array(2), dynamic={0: (0, 1)}, reverse=1),
+        one("CumSum", "another size unknown", (2, 3, 4), np.array(2), dynamic={0: (0, 1)}),
     ]
 
 

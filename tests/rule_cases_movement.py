@@ -86,6 +86,16 @@ def _joined() -> list[Case]:
         one("Concat", "with a constant", (2, 3, 4), (2, 1, 4), dynamic={}, axis=1),
         one("Concat", "after a constant", (1, 3), (2, 3), wrt=(1,), dynamic={}, axis=0),
         one("Concat", "single", (2, 3), axis=1),
+        one(
+            "Concat",
+            "size unknown",
+            (2, 3, 4),
+            (2, 3, 1),
+            (2, 3, 5),
+            wrt=(0, 1, 2),
+            dynamic={0: (0, 2), 1: (0,), 2: (0, 2)},
+            axis=2,
+        ),
         several(
             "Concat",
             "of the same",
@@ -161,8 +171,44 @@ def _slices() -> list[Case]:
             ("last", ([-1], [_TO_END], [1])),
         )
     ]
+    cases += [
+        one("Slice", f"size unknown,{name}", (2, 7, 5), *map(_whole, bounds), dynamic={0: (0, 1)})
+        for name, bounds in (
+            ("inside", (1, 4, 1)),
+            ("to the end", (2, _TO_END, 1)),
+            ("past the end", (2, 99, 1)),
+            ("from before the front", (-99, 3, 1)),
+            ("negative", (-3, -1, 1)),
+            ("whole", (0, _TO_END, 1)),
+            ("step 2", (1, 7, 1, 2)),
+            ("step 2, to the end", (0, _TO_END, 1, 2)),
+            ("step 3", (0, _TO_END, 1, 3)),
+            ("step -1", (_TO_END, _TO_FRONT, 1, -1)),
+            ("step -2", (-1, _TO_FRONT, 1, -2)),
+            ("step -2 from the middle", (4, 0, 1, -2)),
+        )
+    ]
+    cases += [
+        one(
+            "Slice",
+            f"at run time,{start}:{end}:{step},{len(axes)} axes unknown",
+            (2, 7, 5),
+            *(_whole(number) for number in (start, end, 1, step)),
+            runtime=(1, 2),
+            dynamic={0: axes},
+        )
+        for start, end, step in ((1, 4, 1), (-3, 99, 1), (-99, -1, 1), (6, 0, -2), (0, 7, 3))
+        for axes in ((0,), (0, 1, 2))
+    ]
     return [
         *cases,
+        one(
+            "Slice",
+            "patches of an unknown size",
+            (2, 3, 6, 7),
+            *(_whole(*part) for part in ((1, 0), (_TO_END, _TO_END), (2, 3), (2, 2))),
+            dynamic={0: (0, 2, 3)},
+        ),
         one("Slice", "no axes", (2, 7, 5), _whole(0, 1), _whole(2, 4), dynamic={}),
         one("Slice", "batch", (4, 3), _whole(1), _whole(3), _whole(0), dynamic={}),
         one(
@@ -197,6 +243,25 @@ def _gathers() -> list[Case]:
             ("two axes of indices", [[0, 4], [3, 3], [1, -1]], 1),
             ("run in two axes", [[0, 1], [2, 3]], 1),
             ("two axes at the end", [[0, 2], [1, 1]], 2),
+        )
+    ]
+    cases += [
+        one(
+            "Gather",
+            f"size unknown,{name}",
+            (2, 5, 3),
+            np.array(index, dtype=np.int64),
+            dynamic={0: (0, 1, 2)},
+            axis=axis,
+        )
+        for name, index, axis in (
+            ("class token", 0, 1),
+            ("scalar, negative", -1, 1),
+            ("run", [1, 2, 3], 1),
+            ("run at the end", [-3, -2, -1], 1),
+            ("over the end", [-1, 0], 1),
+            ("repeated", [1, 1, -1, 0], 1),
+            ("run in two axes", [[0, 1], [2, 3]], 1),
         )
     ]
     runtime = {"runtime": (1,)}
@@ -235,6 +300,13 @@ def _pads() -> list[Case]:
         ((0, 0, 1, 2, 0, 0, 1, 2), (0, 0, 0, 1, 0, 0, 3, 0), (0, 1, 0, 0, 0, 2, 0, 0)),
     ):
         cases.append(one("Pad", f"{mode},{pads}".replace(" ", ""), _X, _whole(*pads), mode=mode))
+        free = {"dynamic": {0: (0, 2, 3)}, "mode": mode}
+        name = f"size unknown,{mode},{pads}".replace(" ", "")
+        cases.append(one("Pad", name, _X, _whole(*pads), **free))
+    for pads in ((0, 0, 1, 0, 0, 0, 2, 1), (0, 0, -1, 2, 0, 0, -2, -1), (0,) * 8):
+        name = f"at run time,{pads}".replace(" ", "")
+        free = {"runtime": (1,), "dynamic": {0: (0, 2, 3)}, "oracle": "runtime"}
+        cases.append(one("Pad", name, _X, _whole(*pads), **free))
     wrapped = _whole(0, 0, 1, 2, 0, 0, 4, 3)
     negative = _whole(0, -1, 1, -2, 0, 0, -2, 1)
     return [
@@ -249,6 +321,25 @@ def _pads() -> list[Case]:
             _X,
             _whole(0, 0, -2, 2, 0, 0, 3, -3),
             oracle="runtime",
+        ),
+        one(
+            "Pad",
+            "size unknown,negative",
+            _X,
+            _whole(0, -1, 1, -2, 0, 0, -2, 1),
+            dynamic={0: (0, 2, 3)},
+            oracle="runtime",
+        ),
+        one(
+            "Pad",
+            "at run time,filled,axes",
+            _X,
+            _whole(1, 2, 0, 1),
+            np.array(0.7),
+            _whole(3, 1),
+            runtime=(1,),
+            dynamic={0: (0, 3)},
+            since=18,
         ),
         one("Pad", "batch", (2, 3), _whole(1, 0, 0, 1), dynamic={}),
         one("Pad", "axes", _X, _whole(1, 2, 0, 1), None, _whole(3, 1), since=18),

@@ -13,6 +13,7 @@ from rule_case import Case, one
 __all__ = ["CASES"]
 
 _X = (2, 4, 5, 6)
+_FREE = {0: (0, 2, 3)}
 
 
 def _written(**attributes: Any) -> str:
@@ -42,12 +43,24 @@ def _transposed() -> list[Case]:
         _conv(_X, (4, 3, 3, 3), strides=[2, 2], output_shape=[10, 12], auto_pad="SAME_UPPER"),
         _conv((2, 3, 7), (3, 2, 4), strides=[2], pads=[1, 2]),
         _conv((2, 3, 3, 4, 2), (3, 2, 2, 3, 2), strides=[2, 1, 2]),
-        _conv(_X, (4, 3, 3, 3), prefix="size unknown,", dynamic={0: (0, 2, 3)}, strides=[2, 2]),
+        _conv(_X, (4, 3, 3, 3), prefix="size unknown,", dynamic=_FREE, strides=[2, 2]),
+        _conv(
+            _X,
+            (4, 3, 3, 3),
+            prefix="size unknown,",
+            dynamic=_FREE,
+            strides=[1, 2],
+            dilations=[2, 2],
+            output_padding=[0, 2],
+            runs=False,
+        ),
     ]
     for mode, stride, kernel in product(("SAME_UPPER", "SAME_LOWER", "VALID"), (1, 2, 3), (2, 3)):
         w = (4, 3, kernel, kernel)
         if kernel >= stride:
             cases.append(_conv(_X, w, auto_pad=mode, strides=[stride, stride]))
+            free: dict[str, Any] = {"prefix": "size unknown,", "dynamic": _FREE}
+            cases.append(_conv(_X, w, auto_pad=mode, strides=[stride, stride], **free))
     return cases
 
 
@@ -111,13 +124,16 @@ def _resize(
     *,
     scales: tuple[float, ...] = (),
     sizes: tuple[int, ...] = (),
-    prefix: str = "",
+    run_time: bool = False,
     **options: Any,
 ) -> Case:
+    prefix = "at run time," if run_time else ""
     name = f"{prefix}{x},{_written(scales=scales, sizes=sizes, **options)}".replace(" ", "")
     inputs = (
         (None, np.array(scales, np.float32)) if scales else (None, None, np.array(sizes, np.int64))
     )
+    if run_time:
+        options["runtime"] = (2,) if scales else (3,)
     return one("Resize", name, x, *inputs, oracle="runtime", **options)
 
 
@@ -132,6 +148,13 @@ def _resized() -> list[Case]:
             _resize(_X, scales=(1.0, 1.0, 2.0, 2.0), **both),
             _resize(_X, scales=(1.0, 1.0, 0.6, 1.7), **both),
             _resize(_X, sizes=(2, 4, 7, 3), dynamic={}, **both),
+            *(
+                _resize(_X, scales=(1.0, 1.0, *scales), dynamic=_FREE, **both)
+                for scales in ((2.0, 2.0), (0.6, 1.7), (3.0, 1.0), (1.1, 1.1), (0.5, 1.0))
+            ),
+            _resize(_X, sizes=(9, 4), axes=[2, 3], dynamic=_FREE, since=18, **both),
+            _resize(_X, sizes=(7, 9), axes=[2, 3], dynamic=_FREE, run_time=True, since=18, **both),
+            _resize(_X, scales=(1.5, 0.7), axes=[2, 3], run_time=True, since=18, **both),
         ]
     for rounding, transform in product(
         ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"), ("half_pixel", "asymmetric")
@@ -140,6 +163,8 @@ def _resized() -> list[Case]:
         cases += [
             _resize((2, 3, 6, 4), scales=(1.0, 1.0, 0.5, 3.0), **both),
             _resize((2, 3, 6, 4), scales=(1.0, 1.0, 1.5, 2.0), **both),
+            _resize((2, 3, 6, 4), scales=(1.0, 1.0, 1.5, 2.0), dynamic=_FREE, **both),
+            _resize((2, 3, 6, 4), scales=(1.0, 1.0, 2.0, 3.0), dynamic=_FREE, **both),
         ]
     for mode, (region, size) in product(
         ("nearest", "linear", "cubic"),
@@ -179,6 +204,15 @@ def _resized() -> list[Case]:
         _resize(_X, scales=(1.0, 1.0, 2.0, 0.7), mode="cubic", exclude_outside=1),
         _resize(_X, scales=(1.0, 1.0, 1.3, 0.7), mode="linear", **symmetric),
         _resize(_X, scales=(1.0, 1.0, 1.3, 0.7), mode="nearest", **symmetric),
+        _resize(_X, scales=(1.0, 1.0, 1.3, 0.7), mode="linear", dynamic=_FREE, **symmetric),
+        _resize(
+            _X,
+            scales=(1.0, 1.0, 2.0, 0.7),
+            mode="cubic",
+            exclude_outside=1,
+            cubic_coeff_a=-0.5,
+            dynamic=_FREE,
+        ),
         _resize(_X, scales=(2.0, 1.5), axes=[2, 3], mode="linear", since=18),
         _resize(_X, sizes=(9, 3), axes=[-1, -2], mode="nearest", since=18),
         _resize(_X, scales=(2.0, 2.0), axes=[2, 3], mode="linear", antialias=1, since=18),

@@ -13,7 +13,8 @@ from rule_case import Case, Sample, one
 
 __all__ = ["CASES"]
 
-_LINES = {1: (9,), 2: (8, 7), 3: (5, 6, 4)}
+# All but the channels are dynamic: the gradient is built for sizes other than the case's.
+_FREE = {0: (0, 2, 3)}
 
 
 def _written(**attributes: Any) -> str:
@@ -117,9 +118,8 @@ def _conv_special() -> list[Case]:
         _conv(x16, (4, 16, 3, 3), auto_pad=mode, dilations=[2, 1], runs=False)
         for mode in ("SAME_UPPER", "SAME_LOWER")
     ]
-    free = {0: (0, 2, 3)}
     cases += [
-        _conv(x, w, prefix="size unknown,", dynamic=free, **attributes)
+        _conv(x, w, prefix="size unknown,", dynamic=_FREE, **attributes)
         for x, w, attributes in (
             (x3, (4, 3, 3, 3), {}),
             (x16, (4, 16, 3, 3), {"pads": [1, 1, 1, 1]}),
@@ -130,6 +130,25 @@ def _conv_special() -> list[Case]:
             (x16, (16, 1, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2], "group": 16}),
             (x16, (16, 1, 3, 3), {"pads": [1, 1, 1, 1], "group": 16}),
             (x16, (4, 16, 1, 1), {"strides": [2, 2]}),
+            # Patches with and without a rest.
+            ((2, 3, 9, 11), (4, 3, 4, 4), {"strides": [4, 4]}),
+            ((2, 3, 9, 10), (5, 3, 4, 5), {"strides": [4, 5]}),
+            ((2, 3, 9, 9), (4, 3, 2, 2), {"strides": [4, 4], "pads": [1, 0, 0, 0]}),
+            (x3, (4, 3, 3, 3), {"pads": [3, 4, 2, 0], "strides": [2, 3]}),
+            (x3, (4, 3, 3, 3), {"dilations": [2, 1], "strides": [3, 2], "pads": [0, 1, 2, 3]}),
+        )
+    ]
+    for mode, stride, kernel, size in product(
+        ("SAME_UPPER", "SAME_LOWER"), (1, 2, 3), (1, 2, 3), ((8, 7), (9, 6), (7, 11))
+    ):
+        shared = {"auto_pad": mode, "strides": [stride, stride], "dynamic": _FREE}
+        cases.append(_conv((2, 3, *size), (4, 3, kernel, kernel), prefix="size unknown,", **shared))
+    cases += [
+        _conv((2, 8, 9, 8), w, prefix="size unknown,", dynamic=_FREE, **attributes)
+        for w, attributes in (
+            ((8, 1, 3, 3), {"group": 8, "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+            ((8, 1, 5, 5), {"group": 8, "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+            ((4, 8, 3, 2), {"strides": [2, 3], "auto_pad": "SAME_LOWER"}),
         )
     ]
     cases.append(
@@ -139,7 +158,8 @@ def _conv_special() -> list[Case]:
 
 
 def _pool(operator: str, spatial: tuple[int, ...], **options: Any) -> Case:
-    name = f"{spatial},{_written(**options)}".replace(" ", "")
+    free = f"axes{options['dynamic'][0]}unknown," if "dynamic" in options else ""
+    name = f"{free}{spatial},{_written(**options)}".replace(" ", "")
     x = (2, 3, *spatial)
     spec = Sample(x, distinct=True) if operator == "MaxPool" else Sample(x)
     if options.get("ceil_mode") and _ends_in_padding(spatial, **options):
@@ -209,6 +229,38 @@ def _pools(operator: str) -> list[Case]:
         _pool(operator, (4, 5, 3), kernel_shape=[3, 3, 3], pads=[1] * 6),
         _pool(operator, (4, 5, 3), kernel_shape=[3, 2, 1], strides=[2, 2, 2], ceil_mode=1),
     ]
+    for kernel, stride, ceil, pad, size in product(
+        (2, 3), (1, 2, 3), (0, 1), (0, 1), ((6, 7), (7, 8), (8, 9))
+    ):
+        attributes: dict[str, Any] = {
+            "kernel_shape": [kernel, kernel],
+            "strides": [stride, stride],
+            "pads": [pad] * 4,
+            "ceil_mode": ceil,
+        }
+        cases.append(_pool(operator, size, dynamic=_FREE, **attributes))
+    for mode, stride, kernel, size in product(
+        ("SAME_UPPER", "SAME_LOWER"), (1, 2, 3), (2, 3), ((8, 7), (9, 6))
+    ):
+        shared = {"kernel_shape": [kernel, kernel], "strides": [stride, stride], "auto_pad": mode}
+        if kernel >= stride:  # else ONNX Runtime computes a negative padding for some sizes
+            cases.append(_pool(operator, size, dynamic=_FREE, **shared))
+    cases += [
+        _pool(operator, size, dynamic=_FREE, **attributes)
+        for size, attributes in (
+            ((9, 8), {"kernel_shape": [3, 2], "strides": [1, 3], "pads": [2, 0, 1, 1]}),
+            ((9, 8), {"kernel_shape": [1, 3], "strides": [2, 1], "pads": [0, 1, 0, 0]}),
+            ((9, 9), {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1, 2, 2, 1]}),
+            ((9, 9), {"kernel_shape": [2, 2], "strides": [4, 5]}),
+            ((6, 5), {"kernel_shape": [6, 5]}),
+        )
+    ]
+    cases += [
+        _pool(
+            operator, (6, 7), dynamic={0: (axis,)}, kernel_shape=[3, 3], strides=[2, 2], **options
+        )
+        for axis, options in product((2, 3), ({}, {"ceil_mode": 1}, {"auto_pad": "SAME_UPPER"}))
+    ]
     return cases
 
 
@@ -223,6 +275,14 @@ def _dilated(operator: str, since: int) -> list[Case]:
             ((9, 9), [3, 3], [2, 2], {"strides": [2, 2], "ceil_mode": 1}),
             ((11,), [4], [3], {"strides": [2]}),
             ((6, 5, 4), [2, 1, 3], [2, 2, 2], {}),
+            ((8, 7), [2, 3], [3, 2], {"strides": [2, 1], "dynamic": _FREE}),
+            (
+                (8, 7),
+                [2, 2],
+                [3, 3],
+                {"strides": [2, 3], "pads": [1, 2, 2, 1], "dynamic": _FREE},
+            ),
+            ((9, 9), [3, 3], [2, 2], {"strides": [2, 2], "ceil_mode": 1, "dynamic": _FREE}),
         )
     ]
 
@@ -246,39 +306,31 @@ def _average_special() -> list[Case]:
         _pool("AveragePool", (8, 7), kernel_shape=[3, 3], auto_pad=mode, count_include_pad=1)
         for mode in ("SAME_UPPER", "SAME_LOWER")
     ]
-    return [
-        *cases,
-        one(
-            "AveragePool",
-            "size unknown,kernel_shape=[3,3],strides=[2,2]",
-            (2, 3, 8, 9),
-            dynamic={0: (0, 2, 3)},
-            kernel_shape=[3, 3],
-            strides=[2, 2],
-        ),
-        one(
-            "AveragePool",
-            "size unknown,kernel_shape=[3,3],pads=1,count_include_pad=1",
-            (2, 3, 8, 9),
-            dynamic={0: (0, 2, 3)},
-            kernel_shape=[3, 3],
-            pads=[1, 1, 1, 1],
-            count_include_pad=1,
-        ),
+    cases += [
+        _pool("AveragePool", size, dynamic=_FREE, count_include_pad=1, **attributes)
+        for size, attributes in product(
+            ((6, 7), (7, 9)),
+            (
+                {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]},
+                {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]},
+                {"kernel_shape": [3, 2], "pads": [0, 1, 1, 0], "strides": [2, 3], "ceil_mode": 1},
+                {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER", "strides": [2, 2]},
+            ),
+        )
     ]
+    return cases
 
 
 def _global() -> list[Case]:
     shapes: tuple[tuple[int, ...], ...] = ((2, 3, 5), (2, 3, 4, 5), (2, 3, 1, 1), (2, 3, 2, 3, 4))
-    free = {0: (0, 2, 3)}
     negative = np.array([[[-3.0, -1.0, -2.0], [-5.0, -7.0, -6.0]]])
     cases = [
-        one("GlobalAveragePool", "size unknown", (2, 3, 4, 5), dynamic=free),
+        one("GlobalAveragePool", "size unknown", (2, 3, 4, 5), dynamic=_FREE),
         one(
             "GlobalMaxPool",
             "size unknown",
             Sample((2, 3, 4, 5), distinct=True),
-            dynamic=free,
+            dynamic=_FREE,
             oracle="runtime",
         ),
         one("GlobalMaxPool", "negative", negative, oracle="runtime"),

@@ -121,7 +121,7 @@ def identity(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
 
 def average_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """The kernel's volume in place of the number of inputs in the window."""
-    spatial = windows(node, tuple(node.attribute("kernel_shape")))
+    spatial = windows(node, tuple(node.attribute("kernel_shape")), op)
     volume = float(np.prod([w.kernel for w in spatial]))
     return pooling._spread(op.Mul(g, 1.0 / volume), node, spatial, volume, op)
 
@@ -155,10 +155,10 @@ def shifted_pad(
 
 def exchanged_pads(original: Any) -> Any:
     def wrong(
-        g: ir.Value, weights: ir.Value, x: ir.Value, group: int, spatial: list[Window], op: Builder
+        g: ir.Value, weights: ir.Value, group: int, spatial: list[Window], op: Builder
     ) -> Any:
         turned = [replace(w, before=w.after, after=w.before) for w in spatial]
-        return original(g, weights, x, group, turned, op)
+        return original(g, weights, group, turned, op)
 
     return wrong
 

@@ -169,8 +169,8 @@ def test_exchanged_pads_of_a_transposed_convolution_are_noticed(
 
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
 def test_misplaced_pixels_are_noticed(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def corners(node: ForwardNode, axis: int, scale: np.float32) -> Any:
-        return np.arange(node.size(node.y, axis), dtype=np.float32) / scale
+    def corners(node: ForwardNode, size: int, length: int, scale: np.float32) -> Any:
+        return np.arange(length, dtype=np.float32) / scale
 
     monkeypatch.setattr(resize, "_coordinates", corners)
     cases = [c for c in cases_for("Resize", 13) if f"mode={mode}" in c.name]

@@ -7,6 +7,7 @@ operators on the stored initializer, which runtimes fold at load time: the file 
 import onnx_ir as ir
 
 from deepinside.exporters.builder import Builder
+from deepinside.exporters.lengths import Size, are_static, number, vector
 from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
 from deepinside.exporters.rules.windows import Window, windows
 
@@ -29,7 +30,7 @@ def conv(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     weights = node.inputs[1]
     shape = [node.size(weights, axis) for axis in range(node.rank(weights))]
     group = int(node.attribute("group"))
-    spatial = windows(node, tuple(shape[2:]))
+    spatial = windows(node, tuple(shape[2:]), op)
     channels = shape[1] * group
     if node.size(node.x, 1) != channels:
         raise node.error(
@@ -39,10 +40,9 @@ def conv(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     def input_gradient() -> ir.Value:
         if group == 1 and _are_patches(spatial):
             return _patches(g, weights, shape, spatial, op)
-        flippable = all(w.stride == 1 and max(w.before, w.after) < w.extent for w in spatial)
-        if flippable and (channels >= _FEW_CHANNELS or group > 1):
+        if all(w.is_dense for w in spatial) and (channels >= _FEW_CHANNELS or group > 1):
             return _flipped(g, weights, shape, group, spatial, op)
-        return transposed_convolution(g, weights, node.x, group, spatial, op)
+        return transposed_convolution(g, weights, group, spatial, op)
 
     return (
         input_gradient,
@@ -55,7 +55,7 @@ def conv(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
             sizes=[[node.size(v, w.axis) for w in spatial] for v in (node.x, node.y)],
             strides=[w.stride for w in spatial],
             dilations=[w.dilation for w in spatial],
-            pads=[w.before for w in spatial] + [w.after for w in spatial],
+            pads=[number(p) for p in (*(w.before for w in spatial), *(w.after for w in spatial))],
         ),
         lambda: _bias_gradient(g, len(shape), op),
     )
@@ -108,18 +108,23 @@ def _are_patches(spatial: list[Window]) -> bool:
     """2-D patch embedding: large square windows side by side."""
     return (
         len(spatial) == 2
-        and all(w.tiles and w.kernel >= _LARGE_PATCH for w in spatial)
-        and spatial[0].kernel == spatial[1].kernel
+        and all(w.tiles or (w.abuts and not w.is_static) for w in spatial)
+        and spatial[0].kernel == spatial[1].kernel >= _LARGE_PATCH
     )
 
 
 def _patches(
     g: ir.Value, weights: ir.Value, shape: list[int], spatial: list[Window], op: Builder
 ) -> ir.Value:
-    """A 1x1 Conv from M to k*k*C channels, laid out by DepthToSpace: W' is (k*k*C, M, 1, 1)."""
+    """A 1x1 Conv from M to k*k*C channels, laid out by DepthToSpace: W' is (k*k*C, M, 1, 1).
+
+    Zeros follow where a dynamic size may not be a multiple of k.
+    """
     m, c, k, _ = shape
     pixels = op.Reshape(op.transpose(weights, 2, 3, 1, 0), [k * k * c, m, 1, 1])
-    return op.DepthToSpace(_convolve(g, pixels, 1, [1, 1], op), blocksize=k, mode="DCR")
+    dx = op.DepthToSpace(_convolve(g, pixels, 1, [1, 1], op), blocksize=k, mode="DCR")
+    rest: list[Size] = [0 if w.tiles else w.size - w.count * k for w in spatial]
+    return dx if rest == [0, 0] else op.Pad(dx, vector([0] * 6 + rest))
 
 
 def _flipped(
@@ -145,9 +150,10 @@ def _flipped(
     for axis, size in enumerate(kernel, start=2):
         if size > 1:
             turned = op.Gather(turned, list(range(size))[::-1], axis=axis)
-    pads = [w.extent - 1 - w.before for w in spatial] + [w.extent - 1 - w.after for w in spatial]
+    begins = [w.extent - 1 - number(w.before) for w in spatial]
+    ends = [w.extent - 1 - number(w.after) for w in spatial]
     dilations = [w.dilation for w in spatial]
-    return _convolve(g, turned, group, kernel, op, pads=pads, dilations=dilations)
+    return _convolve(g, turned, group, kernel, op, pads=begins + ends, dilations=dilations)
 
 
 def _convolve(
@@ -200,7 +206,7 @@ def conv_transpose(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
         )
         for axis, (extra, stride) in enumerate(zip(padding, strides, strict=True), start=2):
             if extra >= stride or node.attribute("output_shape"):  # windows over padding alone
-                dx = op.slice(dx, axis, 0, node.size(node.x, axis))
+                dx = op.slice(dx, axis, 0, op.length(node.x, axis))
         return dx
 
     return (
@@ -232,36 +238,44 @@ def _transposed_pads(
         return list(node.attribute("pads") or [0] * (2 * rank))
     pads: list[int] = []
     for i in range(rank):
-        size = node.size(node.x, i + 2)
-        length = wanted[i - rank] if wanted else size * strides[i]
-        pads.append(max(0, (size - 1) * strides[i] + padding[i] + extents[i] - length))
+        beyond = padding[i] + extents[i] - strides[i]  # what SAME cuts off, whatever the size
+        if wanted:
+            beyond += node.size(node.x, i + 2) * strides[i] - wanted[i - rank]
+        pads.append(max(0, beyond))
     small = [total // 2 for total in pads]
     large = [total - total // 2 for total in pads]
     return small + large if mode == "SAME_UPPER" else large + small
 
 
 def transposed_convolution(
-    g: ir.Value, weights: ir.Value, x: ir.Value, group: int, spatial: list[Window], op: Builder
+    g: ir.Value, weights: ir.Value, group: int, spatial: list[Window], op: Builder
 ) -> ir.Value:
-    """The input gradient of a strided convolution of x, in the general form.
+    """The input gradient of a strided convolution, in the general form.
 
     ConvTranspose with symmetric pads and output_padding, cropped where the pads were unequal: the
     CUDA provider drops asymmetric pads to the CPU. With p = min(before, after), X begins at
-    `before - p` of the result, which is at least as long as needed.
+    `before - p` of the result, which is at least as long as needed. Where sizes are dynamic, p is
+    what is known of it, and the result is made `stride - 1` longer, since the last window may end
+    so far before the input does.
     """
-    pads = [min(w.before, w.after) for w in spatial]
+    pads: list[int] = []
     extra: list[int] = []
-    cropped: list[tuple[Window, int]] = []
-    for w, p in zip(spatial, pads, strict=True):
+    cropped: list[tuple[int, Size, Size]] = []  # axis, begin and end of X in the result
+    for w in spatial:
+        known = are_static(w.before, w.after)
+        p = min(number(w.before), number(w.after)) if known else 0
+        pads.append(p)
         begin = w.before - p
-        if w.size is None or w.count is None:
+        end = begin + w.size
+        if w.is_static:
+            reach = number((w.count - 1) * w.stride + w.extent - 2 * p)
+            extra.append(max(0, number(end) - reach))
+            exact = begin == 0 and reach <= number(w.size)
+        else:
             extra.append(w.stride - 1)
-            cropped.append((w, begin))
-            continue
-        reach = (w.count - 1) * w.stride + w.extent - 2 * p
-        extra.append(max(0, begin + w.size - reach))
-        if begin > 0 or reach > w.size:
-            cropped.append((w, begin))
+            exact = w.stride == 1 and known and w.before == w.after
+        if not exact:
+            cropped.append((w.axis, begin, end))
     full = op.ConvTranspose(
         g,
         weights,
@@ -274,11 +288,5 @@ def transposed_convolution(
     )
     if not cropped:
         return full
-    axes = [w.axis for w, _ in cropped]
-    begins = [begin for _, begin in cropped]
-    sizes = [w.size for w, _ in cropped if w.size is not None]
-    if len(sizes) == len(cropped):
-        ends = [begin + size for begin, size in zip(begins, sizes, strict=True)]
-        return op.Slice(full, begins, ends, axes)
-    lengths = op.Gather(op.Shape(x), axes, axis=0)
-    return op.Slice(full, begins, op.Add(lengths, begins) if any(begins) else lengths, axes)
+    axes, begins, ends = zip(*cropped, strict=True)
+    return op.Slice(full, vector(begins), vector(ends), list(axes))

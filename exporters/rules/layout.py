@@ -4,7 +4,9 @@ import numpy as np
 import onnx_ir as ir
 
 from deepinside.exporters.builder import Builder
+from deepinside.exporters.lengths import Size
 from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
+from deepinside.exporters.rules.placing import reverse
 
 __all__: list[str] = []
 
@@ -17,8 +19,8 @@ def depth_to_space(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     mode before opset 28, and browsers run it on the CPU.
     """
     b = int(node.attribute("blocksize"))
-    width, channels = node.size(node.x, 3), node.size(node.x, 1) // (b * b)
-    blocks = op.Reshape(g, [0, channels, -1, b, width, b])  # N, c, H, row, W, column
+    width, channels = op.length(node.x, 3), node.size(node.x, 1) // (b * b)
+    blocks = op.reshape(g, [0, channels, -1, b, width, b])  # N, c, H, row, W, column
     crd = node.attribute("mode") == "CRD"
     order = (0, 1, 3, 5, 2, 4) if crd else (0, 3, 5, 1, 2, 4)
     return op.reshape_like(op.transpose(blocks, *order), node.x)
@@ -36,16 +38,16 @@ def tile(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """DX = the sum over the copies: g as (r_1, S_1, r_2, S_2, ...), summed over the r_i."""
     repeats = node.constant(1)
     assert repeats is not None
-    shape: list[int] = []
+    shape: list[Size] = []
     copies: list[int] = []
     for axis, count in enumerate(int(r) for r in repeats):
         if count != 1:
             copies.append(len(shape))
             shape.append(count)
-        shape.append(node.size(node.x, axis) if copies else 0)  # 0 keeps an axis
+        shape.append(op.length(node.x, axis) if copies else 0)  # 0 keeps an axis
     if not copies:
         return (g,)
-    return (op.reduce("ReduceSum", op.Reshape(g, shape), copies, keepdims=False),)
+    return (op.reduce("ReduceSum", op.reshape(g, shape), copies, keepdims=False),)
 
 
 @vjp("Trilu", 14)
@@ -73,5 +75,5 @@ def cum_sum(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
 
     if int(node.attribute("reverse")):
         return (running(g),)
-    backwards = list(range(node.size(node.x, axis)))[::-1]
-    return (op.Gather(running(op.Gather(g, backwards, axis=axis)), backwards, axis=axis),)
+    size = op.length(node.x, axis)
+    return (reverse(running(reverse(g, axis, size, op)), axis, size, op),)

@@ -4,7 +4,9 @@ import numpy as np
 import onnx_ir as ir
 
 from deepinside.exporters.builder import Builder
+from deepinside.exporters.lengths import Size, vector
 from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
+from deepinside.exporters.rules.placing import entry, place_slice, unpad_edge, unpad_reflection
 
 __all__ = ["add_at", "put_back"]
 
@@ -35,10 +37,10 @@ def transpose(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
 def concat(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """dX_i = the slice of g that X_i filled."""
     axis = node.axis(node.y, int(node.attribute("axis")))
-    sizes = [node.size(x, axis) for x in node.inputs]
+    sizes = [op.length(x, axis) for x in node.inputs]
     if len(sizes) == 1:
         return (g,)
-    return op.emit("Split", g, sizes, axis=axis, outputs=len(sizes))
+    return op.emit("Split", g, vector(sizes), axis=axis, outputs=len(sizes))
 
 
 @vjp("Split", 13, 18, all_outputs=True)
@@ -58,18 +60,19 @@ def split(g: tuple[ir.Value | None, ...], node: ForwardNode, op: Builder) -> Cot
 def slice_(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """DX = g put back where it was cut out, zeros elsewhere; any step, also negative."""
     x, rank = node.x, node.rank(node.x)
-    starts, ends = node.constant(1), node.constant(2)
-    assert starts is not None
-    assert ends is not None
+    starts, ends = (_numbers(node, index, op) for index in (1, 2))
     axes, steps = node.constant(3), node.constant(4)
     axes = np.arange(len(starts)) if axes is None else axes
     steps = np.ones(len(starts), dtype=np.int64) if steps is None else steps
     for start, end, given, step in zip(starts, ends, axes, steps, strict=True):
         axis = node.axis(x, int(given))
-        if node.dim(x, axis) == node.dim(node.y, axis) and int(step) == 1:
-            continue  # nothing was cut, whatever the size
-        size = node.size(x, axis)
-        taken = np.arange(size)[_python_slice(int(start), int(end), int(step))]
+        size, count = op.length(x, axis), op.length(node.y, axis)
+        if not isinstance(size, int) or not isinstance(start, int) or not isinstance(end, int):
+            g = place_slice(g, start, end, int(step), axis, size, count, rank, op)
+            continue
+        if size == count and int(step) == 1:
+            continue
+        taken = np.arange(size)[_python_slice(start, end, int(step))]
         if len(taken) == 0:
             return (op.expand_to(op.constant(np.array(0.0), x.dtype), x),)
         if int(step) == 1:
@@ -78,6 +81,15 @@ def slice_(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
         else:
             g = put_back(g, taken, axis, size, rank, op)
     return (g,)
+
+
+def _numbers(node: ForwardNode, index: int, op: Builder) -> list[Size]:
+    """The numbers of an input, computed at run time where they are not constant."""
+    value = node.inputs[index]
+    known = node.shapes.constant(value)
+    if known is not None:
+        return [int(number) for number in known]
+    return [entry(value, i, op) for i in range(node.size(value, 0))]
 
 
 def _python_slice(start: int, end: int, step: int) -> slice:
@@ -96,17 +108,22 @@ def gather(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     indices = node.shapes.constant(node.inputs[1])
     if indices is None:
         return (_scatter_back(g, node, axis, op),)
-    size = node.size(x, axis)
-    flat = np.where(indices < 0, indices + size, indices).reshape(-1)
+    size = op.length(x, axis)
+    flat = indices.reshape(-1)
+    if isinstance(size, int):
+        flat = np.where(flat < 0, flat + size, flat)
+    run = bool((np.diff(flat) == 1).all()) and not flat[0] < 0 <= flat[-1]
+    if not run and not isinstance(size, int):
+        return (_scatter_back(g, node, axis, op),)
     if indices.ndim == 0:
         g = op.Unsqueeze(g, [axis])
     elif indices.ndim > 1:
-        after = [node.size(x, a) for a in range(axis + 1, rank)]
-        g = op.Reshape(g, [0] * axis + [flat.size, *after])
-    if np.array_equal(flat, np.arange(flat[0], flat[0] + flat.size)):
-        first = int(flat[0])
+        after = [op.length(x, a) for a in range(axis + 1, rank)]
+        g = op.reshape(g, [0] * axis + [flat.size, *after])
+    if run:
+        first = int(flat[0]) if flat[0] >= 0 else size + int(flat[0])
         return (op.pad(g, axis, first, size - first - flat.size, rank),)
-    return (put_back(g, flat, axis, size, rank, op),)
+    return (put_back(g, flat, axis, node.size(x, axis), rank, op),)
 
 
 def _scatter_back(g: ir.Value, node: ForwardNode, axis: int, op: Builder) -> ir.Value:
@@ -142,25 +159,34 @@ def pad(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     A negative pad is a crop, and puts zeros back.
     """
     x, rank = node.x, node.rank(node.x)
+    mode = node.attribute("mode")
+    if mode == "constant" and node.shapes.constant(node.inputs[1]) is None:
+        amounts = node.inputs[1]
+        return (op.Pad(g, op.Neg(amounts), *([None, node.input(3)] if node.input(3) else [])),)
     pads, axes = node.constant(1), node.constant(3)
     assert pads is not None
     chosen = range(rank) if axes is None else [node.axis(x, int(axis)) for axis in axes]
-    mode = node.attribute("mode")
     half = len(pads) // 2
     for i, axis in enumerate(chosen):
         before, after = int(pads[i]), int(pads[half + i])
         if before == after == 0:
             continue
-        size = node.size(x, axis)
-        kept = np.arange(max(0, -before), size - max(0, -after))
+        size = op.length(x, axis)
+        kept = size + (min(0, before) + min(0, after))
         if mode == "constant":
-            inner = op.slice(g, axis, max(0, before), max(0, before) + len(kept))
+            inner = op.slice(g, axis, max(0, before), max(0, before) + kept)
             g = op.pad(inner, axis, max(0, -before), max(0, -after), rank)
+        elif not isinstance(size, int) and mode in _UNPAD and min(before, after) >= 0:
+            g = _UNPAD[mode](g, before, after, axis, size, rank, op)
         else:
+            size = node.size(x, axis)
             around = (max(0, before), max(0, after))
-            origin = np.pad(kept, around, mode=mode)
+            origin = np.pad(np.arange(max(0, -before), size - max(0, -after)), around, mode=mode)
             g = put_back(g, origin, axis, size, rank, op)
     return (g,)
+
+
+_UNPAD = {"reflect": unpad_reflection, "edge": unpad_edge}
 
 
 def put_back(

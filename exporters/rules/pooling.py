@@ -2,12 +2,14 @@
 
 from functools import reduce as fold
 from math import prod
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from deepinside.exporters.builder import Builder
+from deepinside.exporters.lengths import Size, largest, number, vector
 from deepinside.exporters.registry import ForwardNode, vjp
 from deepinside.exporters.rules.convolution import transposed_convolution
 from deepinside.exporters.rules.windows import Window, windows
@@ -23,9 +25,7 @@ def max_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     on; each one-dimensional pool is undone by comparing the strided slices of its input with its
     output. The values compared are copies, so that equality is exact.
     """
-    spatial = windows(node, tuple(node.attribute("kernel_shape")))
-    for w in spatial:
-        node.size(node.x, w.axis)
+    spatial = windows(node, tuple(node.attribute("kernel_shape")), op)
     stages = [node.x]
     moving = [w for w in spatial if not w.is_trivial]
     if not moving:
@@ -48,13 +48,16 @@ def _pool_along(
     def pick(of_window: int, other: int) -> list[int]:
         return [of_window if w.axis == window.axis else other for w in spatial]
 
+    padding: dict[str, Any] = {"auto_pad": node.attribute("auto_pad")}  # SAME, of a dynamic size
+    if isinstance(window.before, int) and isinstance(window.after, int):
+        padding = {"pads": pick(window.before, 0) + pick(window.after, 0)}
     return op.MaxPool(
         x,
         kernel_shape=pick(window.kernel, 1),
         strides=pick(window.stride, 1),
         dilations=pick(window.dilation, 1),
-        pads=pick(window.before, 0) + pick(window.after, 0),
         ceil_mode=int(node.attribute("ceil_mode")),
+        **padding,
     )
 
 
@@ -66,11 +69,8 @@ def _undo_max_along(
     In padded coordinates, tap a of window j reads position a*d + s*j: phase r of the positions
     (r modulo s) sums the taps with a*d = r modulo s, shifted; the phases are then interleaved.
     """
-    assert w.size is not None
-    assert w.count is not None
     rank = node.rank(node.x)
-    reach = w.stride * (w.count - 1) + w.extent
-    length = max(w.before + w.size, reach)
+    length, slots = _extents(w, ceil=bool(node.attribute("ceil_mode")))
     padded = op.pad(x, w.axis, w.before, length - w.before - w.size, rank, _lowest(node.x))
 
     taps: list[ir.Value] = []
@@ -83,7 +83,6 @@ def _undo_max_along(
         if a + 1 < w.kernel:
             rest = op.Sub(rest, taps[-1])  # what a window has given away is gone: first one wins
 
-    slots = -(-length // w.stride)
     phases: list[ir.Value | None] = []
     for r in range(w.stride):
         shifted = []
@@ -98,8 +97,24 @@ def _undo_max_along(
     return op.slice(whole, w.axis, w.before, w.before + w.size)
 
 
+def _extents(w: Window, *, ceil: bool) -> tuple[Size, Size]:
+    """Length of the padded input that all taps lie in, and of each phase, which hold all of it.
+
+    Of a dynamic size it is not known how far before the input's end the last window ends, but that
+    it is by less than a stride: both are chosen to do for every size.
+    """
+    if w.is_static:
+        length = largest(w.before + w.size, (w.count - 1) * w.stride + w.extent)
+        return length, (length + w.stride - 1) // w.stride
+    length = w.before + w.size + w.after + (w.stride - 1 if ceil else 0)
+    certain = w.after if isinstance(w.after, int) else 0
+    reach = w.extent - 1
+    beyond = max(reach // w.stride, -((certain - reach) // w.stride))
+    return length, w.count + beyond
+
+
 def _interleave(
-    phases: list[ir.Value | None], axis: int, slots: int, node: ForwardNode, op: Builder
+    phases: list[ir.Value | None], axis: int, slots: Size, node: ForwardNode, op: Builder
 ) -> ir.Value:
     """Position s*i + r of the result along an axis is position i of phase r (None: zeros)."""
     first = next(phase for phase in phases if phase is not None)
@@ -110,9 +125,9 @@ def _interleave(
         zeros = op.Expand(op.constant(np.array(0.0), first.dtype), op.Shape(first))
     columns = [op.Unsqueeze(zeros if p is None else p, [axis + 1]) for p in phases]
     joined = op.Concat(*columns, axis=axis + 1)
-    # 0 keeps an axis; axes after this one are pooled still, hence of the output's size.
-    after = [node.size(node.y, a) for a in range(axis + 1, node.rank(node.y))]
-    return op.Reshape(joined, [0] * axis + [slots * len(phases), *after])
+    # Axes after this one are pooled still, hence of the output's size.
+    after = [op.length(node.y, a) for a in range(axis + 1, node.rank(node.y))]
+    return op.reshape(joined, [0] * axis + [slots * len(phases), *after])
 
 
 @vjp("GlobalMaxPool", 1, 22)
@@ -137,35 +152,33 @@ def average_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
 
     That number counts padding with count_include_pad, and never what lies beyond it (ceil_mode).
     """
-    spatial = windows(node, tuple(node.attribute("kernel_shape")))
+    spatial = windows(node, tuple(node.attribute("kernel_shape")), op)
     volume = float(prod(w.kernel for w in spatial))
-    counts = _window_counts(spatial, bool(node.attribute("count_include_pad")), node)
-    uniform = counts is None or all((c == c.flat[0]).all() for c in counts)
-    each = volume if counts is None else float(prod(int(c.max()) for c in counts))
-    if all(w.tiles for w in spatial):
-        scales = np.array([1.0, 1.0, *(float(w.kernel) for w in spatial)], dtype=np.float32)
-        return op.Resize(
-            op.Mul(g, 1.0 / each),
-            None,
-            op.constant(scales, ir.DataType.FLOAT),
-            mode="nearest",
-            coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
+    include_pad, ceil = (bool(node.attribute(n)) for n in ("count_include_pad", "ceil_mode"))
+    if not ceil and (include_pad or all(w.before == w.after == 0 for w in spatial)):
+        return _spread(op.Mul(g, 1.0 / volume), node, spatial, volume, op)
+    known: list[np.ndarray] = []
+    shares: list[ir.Value] = []
+    for w in spatial:
+        low, high = (
+            (0, w.before + w.size + w.after) if include_pad else (w.before, w.before + w.size)
         )
-    if uniform:
-        share = op.Mul(g, 1.0 / each)
+        if w.is_static:
+            known.append(_window_counts(w, low, high, node.rank(node.x)))
+        else:
+            shares.append(op.Reciprocal(_run_time_counts(w, low, high, g, node, op)))
+    if all((count == count.flat[0]).all() for count in known):
+        each = float(prod(int(count.max()) for count in known))
+        share = op.Mul(g, 1.0 / each) if known else g
     else:
-        assert counts is not None
-        share = g
-        for count in counts:
-            share = op.Mul(share, 1.0 / count)
-    return _spread(share, node, spatial, volume, op)
+        share = fold(lambda share, count: op.Mul(share, 1.0 / count), known, g)
+    return _spread(fold(op.Mul, shares, share), node, spatial, volume, op)
 
 
 @vjp("LpPool", 11, 18, 22)
 def lp_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """DX = sign(X) |X|^(p-1) times the sum, over X's windows, of g * Y^(1-p); 0 where Y = 0."""
-    spatial = windows(node, tuple(node.attribute("kernel_shape")))
+    spatial = windows(node, tuple(node.attribute("kernel_shape")), op)
     power = int(node.attribute("p")) - 1
     volume = float(prod(w.kernel for w in spatial))
     spread = _spread(_norm_share(g, power, node, op), node, spatial, volume, op)
@@ -195,32 +208,49 @@ def _signed_power(x: ir.Value, power: int, op: Builder) -> ir.Value:
     return sign if power == 0 else op.Mul(sign, op.Pow(op.Abs(x), float(power)))
 
 
-def _window_counts(
-    spatial: list[Window], include_pad: bool, node: ForwardNode
-) -> list[np.ndarray] | None:
-    """Inputs per window along each axis, shaped to broadcast; None: all windows are full."""
-    if not int(node.attribute("ceil_mode")) and (
-        include_pad or all(w.before == w.after == 0 for w in spatial)
-    ):
-        return None
-    counts = []
-    for w in spatial:
-        size, outputs = node.size(node.x, w.axis), node.size(node.y, w.axis)
-        low, high = (0, w.before + size + w.after) if include_pad else (w.before, w.before + size)
-        starts = np.arange(outputs)[:, None] * w.stride
-        taps = starts + np.arange(w.kernel)[None, :] * w.dilation
-        inside = ((taps >= low) & (taps < high)).sum(axis=1)
-        shape = [1] * node.rank(node.x)
-        shape[w.axis] = outputs
-        counts.append(inside.reshape(shape).astype(np.float64))
-    return counts
+def _window_counts(w: Window, low: Size, high: Size, rank: int) -> np.ndarray:
+    """Positions from `low` to `high`, of the padded input, in each window; shaped to broadcast."""
+    starts = np.arange(number(w.count))[:, None] * w.stride
+    taps = starts + np.arange(w.kernel)[None, :] * w.dilation
+    inside = ((taps >= number(low)) & (taps < number(high))).sum(axis=1, dtype=np.float64)
+    return np.asarray(inside.reshape(_along(w, rank)))
+
+
+def _run_time_counts(
+    w: Window, low: Size, high: Size, g: ir.Value, node: ForwardNode, op: Builder
+) -> ir.Value:
+    """The same for a size that is known at run time only, in g's type."""
+    count = op.Squeeze(vector([w.count]), [0])
+    starts = op.Mul(op.Unsqueeze(op.Range(0, count, 1), [1]), [w.stride])
+    taps = op.Add(starts, [a * w.dilation for a in range(w.kernel)])
+    ends = op.Less(taps, vector([high]))
+    inside = op.And(op.GreaterOrEqual(taps, vector([low])), ends) if low != 0 else ends
+    counts = op.reduce("ReduceSum", op.mask(inside, g), [1], keepdims=False)
+    return op.Reshape(counts, _along(w, node.rank(node.x)))
+
+
+def _along(w: Window, rank: int) -> list[int]:
+    """The shape of one number per window that broadcasts against the output."""
+    return [-1 if axis == w.axis else 1 for axis in range(rank)]
 
 
 def _spread(
     share: ir.Value, node: ForwardNode, spatial: list[Window], volume: float, op: Builder
 ) -> ir.Value:
     """Add each window's share to all its inputs."""
-    if all(w.stride == w.dilation == 1 and max(w.before, w.after) < w.kernel for w in spatial):
+    if all(w.tiles or (w.abuts and not w.is_static) for w in spatial):
+        copies = _copies(share, spatial, op)
+        for w in spatial:
+            if not w.tiles:
+                ceil = bool(node.attribute("ceil_mode", 0))
+                rest = w.size - w.count * w.kernel
+                copies = (
+                    op.slice(copies, w.axis, 0, w.size)
+                    if ceil
+                    else op.pad(copies, w.axis, 0, rest, node.rank(node.x))
+                )
+        return copies
+    if all(w.is_dense and w.dilation == 1 for w in spatial):
         average = op.AveragePool(
             share,
             kernel_shape=[w.kernel for w in spatial],
@@ -232,7 +262,20 @@ def _spread(
         return op.Mul(average, volume)
     channels = node.size(node.x, 1)
     ones = op.constant(np.ones((channels, 1, *(w.kernel for w in spatial))), share.dtype)
-    return transposed_convolution(share, ones, node.x, channels, spatial, op)
+    return transposed_convolution(share, ones, channels, spatial, op)
+
+
+def _copies(share: ir.Value, spatial: list[Window], op: Builder) -> ir.Value:
+    """Each value as often as its window is long, side by side."""
+    scales = np.array([1.0, 1.0, *(float(w.kernel) for w in spatial)], dtype=np.float32)
+    return op.Resize(
+        share,
+        None,
+        op.constant(scales, ir.DataType.FLOAT),
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
 
 
 def _lowest(value: ir.Value) -> float:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
 from deepinside.exporters.rules.movement import put_back
+from deepinside.exporters.rules.resampling import Scale, multiply_along, resample_back
 
 __all__: list[str] = []
 
@@ -17,45 +18,37 @@ def resize(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """DX = the transpose of each axis' interpolation, applied to g.
 
     Nearest: an AveragePool times its window where each value is repeated, else a sum of Gathers.
-    Linear and cubic, and crops: a MatMul with the weights, worked out here.
+    Linear and cubic, and crops: a MatMul with the weights, worked out here, or at run time where
+    the size is dynamic (then also of nearest).
     """
     rank = node.rank(node.x)
     if node.attribute("coordinate_transformation_mode") == "tf_crop_and_resize":
-        for axis, weights in _crops(node).items():
-            g = _apply(g, weights, axis, rank, op)
+        for axis, crop in _crops(node).items():
+            g = multiply_along(g, axis, op.constant(crop, g.dtype), rank, op)
         return (g,)
-    if node.shape(node.x) == node.shape(node.y):
+    result = node.shapes.known(node.y)
+    if node.shape(node.x) == result:
         return (g,)  # a copy in ONNX Runtime, also where a scale of 1.1 rounds to the same size
-    scales = _scales(node)
-    coordinates = {axis: _coordinates(node, axis, scale) for axis, scale in scales.items()}
-    sizes = {axis: node.size(node.x, axis) for axis in scales}
-    if node.attribute("mode") == "nearest":
-        origins = {a: _nearest(node, at, sizes[a]) for a, at in coordinates.items()}
-        factors = [len(origins[a]) // sizes[a] if a in origins else 1 for a in range(2, rank)]
-        if min(scales, default=0) >= 2 and all(
-            np.array_equal(origin, np.repeat(np.arange(sizes[axis]), factors[axis - 2]))
-            for axis, origin in origins.items()
+    scales = _scales(node, op)
+    nearest = node.attribute("mode") == "nearest"
+    if nearest and (factors := _repeats(node, scales)):
+        pads = [0] * (2 * len(factors))
+        mean = op.AveragePool(g, kernel_shape=factors, strides=factors, pads=pads)
+        return (op.Mul(mean, float(math.prod(factors))),)
+    for axis, scale in scales.items():
+        size, length = op.length(node.x, axis), op.length(node.y, axis)
+        if not (
+            isinstance(scale, np.float32) and isinstance(size, int) and isinstance(length, int)
         ):
-            pads = [0] * (2 * len(factors))
-            mean = op.AveragePool(g, kernel_shape=factors, strides=factors, pads=pads)
-            return (op.Mul(mean, float(math.prod(factors))),)
-        for axis, origin in origins.items():
-            g = put_back(g, origin, axis, sizes[axis], rank, op)
-        return (g,)
-    for axis, at in coordinates.items():
-        g = _apply(g, _weights(node, at, sizes[axis], scales[axis]), axis, rank, op)
+            g = resample_back(g, node, axis, scale, op)
+            continue
+        at = _coordinates(node, size, length, scale)
+        if nearest:
+            g = put_back(g, _nearest(node, at, size), axis, size, rank, op)
+        else:
+            weights = op.constant(_weights(node, at, size, scale), node.x.dtype)
+            g = multiply_along(g, axis, weights, rank, op)
     return (g,)
-
-
-def _apply(g: ir.Value, weights: np.ndarray, axis: int, rank: int, op: Builder) -> ir.Value:
-    """G times the weights (outputs, inputs) along an axis."""
-    others = [a for a in range(rank) if a != axis]
-    product = op.MatMul(
-        g if axis == rank - 1 else op.transpose(g, *others, axis), op.constant(weights, g.dtype)
-    )
-    if axis == rank - 1:
-        return product
-    return op.transpose(product, *(int(a) for a in np.argsort([*others, axis])))
 
 
 def _crops(node: ForwardNode) -> dict[int, np.ndarray]:
@@ -71,7 +64,7 @@ def _crops(node: ForwardNode) -> dict[int, np.ndarray]:
     for i, axis in enumerate(chosen):
         start, end = (np.float32(roi[j]) for j in (i, len(chosen) + i))
         if node.dim(node.x, axis) == node.dim(node.y, axis):
-            if (start, end) == (0.0, 1.0):
+            if (float(start), float(end)) == (0.0, 1.0):
                 continue
             raise node.error(f"it crops axis {axis} to its own size, which ONNX Runtime ignores.")
         size, length = node.size(node.x, axis), node.size(node.y, axis)
@@ -89,24 +82,29 @@ def _crops(node: ForwardNode) -> dict[int, np.ndarray]:
     return found
 
 
-def _scales(node: ForwardNode) -> dict[int, np.float32]:
+def _scales(node: ForwardNode, op: Builder) -> dict[int, Scale]:
     """The scale of each resized axis.
 
     Raises:
-        GradientError: its scales come at run time.
+        GradientError: the node keeps the aspect ratio of a dynamic size.
     """
-    rank = node.rank(node.x)
+    rank, result = node.rank(node.x), node.shapes.known(node.y)
     chosen = [node.axis(node.x, int(axis)) for axis in node.attribute("axes") or range(rank)]
-    scales: dict[int, np.float32] = {}
+    scales: dict[int, Scale] = {}
     if node.input(3) is None:
-        given = node.constant(2)
-        assert given is not None
+        given = node.shapes.constant(node.input(2))
+        if given is None:
+            computed = node.inputs[2]
+            return {axis: op.Gather(computed, [i], axis=0) for i, axis in enumerate(chosen)}
         scales = {axis: np.float32(s) for axis, s in zip(chosen, given, strict=True) if s != 1.0}
     else:
         for axis in chosen:
-            if node.dim(node.x, axis) != node.dim(node.y, axis):
-                size = np.float32(node.size(node.x, axis))
-                scales[axis] = np.float32(node.size(node.y, axis)) / size
+            size, length = op.length(node.x, axis), op.length(node.y, axis)
+            if isinstance(size, int) and isinstance(length, int):
+                if size != length:
+                    scales[axis] = np.float32(length) / np.float32(size)
+            elif result is None or node.dim(node.x, axis) != result[axis]:
+                scales[axis] = None
         policy = node.attribute("keep_aspect_ratio_policy", "stretch")
         if policy != "stretch":
             sizes = node.constant(3)
@@ -117,9 +115,25 @@ def _scales(node: ForwardNode) -> dict[int, np.float32]:
     return scales
 
 
-def _coordinates(node: ForwardNode, axis: int, scale: np.float32) -> np.ndarray:
-    """Where each output lies in the input; in float32, as runtimes round it."""
-    size, length = node.size(node.x, axis), node.size(node.y, axis)
+def _repeats(node: ForwardNode, scales: dict[int, Scale]) -> list[int] | None:
+    """How often each value is repeated along each spatial axis; None where one is not evenly.
+
+    Whether it is depends on the scale alone, not on the size: looked at in all probes.
+    """
+    factors = [1] * (node.rank(node.x) - 2)
+    for axis, scale in scales.items():
+        if axis < 2 or not isinstance(scale, np.float32) or scale < 2:
+            return None
+        factors[axis - 2] = int(scale)
+        for size, length in zip(node.dim(node.x, axis), node.dim(node.y, axis), strict=True):
+            origin = _nearest(node, _coordinates(node, size, length, scale), size)
+            if not np.array_equal(origin, np.repeat(np.arange(size), int(scale))):
+                return None
+    return factors if scales else None
+
+
+def _coordinates(node: ForwardNode, size: int, length: int, scale: np.float32) -> np.ndarray:
+    """Where each of `length` outputs lies in the input; in float32, as runtimes round it."""
     at, half = np.arange(length, dtype=np.float32), np.float32(0.5)
     mode = node.attribute("coordinate_transformation_mode")
     if mode == "align_corners":

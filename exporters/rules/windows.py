@@ -5,8 +5,9 @@ auto_pad and ceil_mode are resolved here, so that the rules see explicit numbers
 
 from dataclasses import dataclass
 
+from deepinside.exporters.builder import Builder
+from deepinside.exporters.lengths import Size, are_static, largest, number
 from deepinside.exporters.registry import ForwardNode
-from deepinside.exporters.shapes import static
 
 __all__ = ["Window", "windows"]
 
@@ -17,8 +18,8 @@ class Window:
 
     Attributes:
         axis: the axis in the tensor.
-        size: static size of the input, or None.
-        count: static size of the output, or None.
+        size: of the input.
+        count: size of the output, the number of windows.
         before, after: padding that the node declares (auto_pad resolved).
     """
 
@@ -26,10 +27,10 @@ class Window:
     kernel: int
     stride: int
     dilation: int
-    before: int
-    after: int
-    size: int | None
-    count: int | None
+    before: Size
+    after: Size
+    size: Size
+    count: Size
 
     @property
     def extent(self) -> int:
@@ -42,37 +43,46 @@ class Window:
         return self.kernel == self.stride == 1 and self.before == self.after == 0
 
     @property
-    def tiles(self) -> bool:
-        """Windows lie side by side and cover the input exactly."""
-        return (
-            self.kernel == self.stride
-            and self.dilation == 1
-            and self.before == self.after == 0
-            and self.size is not None
-            and self.count is not None
-            and self.size == self.count * self.kernel
+    def is_static(self) -> bool:
+        """Sizes and padding are numbers."""
+        return are_static(self.size, self.count, self.before, self.after)
+
+    @property
+    def is_dense(self) -> bool:
+        """Stride 1, and no window in the padding alone."""
+        return self.stride == 1 and all(
+            isinstance(pad, int) and pad < self.extent for pad in (self.before, self.after)
         )
 
     @property
+    def abuts(self) -> bool:
+        """Windows lie side by side from the input's begin on; the last may not fit."""
+        return self.kernel == self.stride and self.dilation == 1 and self.before == self.after == 0
+
+    @property
+    def tiles(self) -> bool:
+        """Windows lie side by side and cover the input exactly, as is known beforehand."""
+        return self.abuts and self.is_static and self.size == self.count * self.kernel
+
+    @property
     def ends_in_padding(self) -> bool:
-        """The last window starts behind the input's end."""
-        return (
-            self.size is not None
-            and self.count is not None
-            and (self.count - 1) * self.stride >= self.before + self.size
-        )
+        """The last window starts behind the input's end, as is known beforehand."""
+        if not self.is_static:
+            return False  # the count that the runtime finds decides, whatever it is
+        start = (self.count - 1) * self.stride - self.before
+        return number(start) >= number(self.size)
 
 
-def windows(node: ForwardNode, kernel: tuple[int, ...]) -> list[Window]:
+def windows(node: ForwardNode, kernel: tuple[int, ...], op: Builder) -> list[Window]:
     """The node's windows, one per spatial axis.
 
     Args:
         node: a Conv or pooling node with input `(N, C, *spatial)`.
         kernel: kernel size per spatial axis.
+        op: for sizes that are known at run time only.
 
     Raises:
-        GradientError: auto_pad SAME on an axis of dynamic size, or a last window of ceil_mode
-            that covers nothing but padding.
+        GradientError: a last window of ceil_mode covers nothing but padding.
     """
     rank = len(kernel)
     strides = node.attribute("strides") or [1] * rank
@@ -82,14 +92,16 @@ def windows(node: ForwardNode, kernel: tuple[int, ...]) -> list[Window]:
     found = []
     for i in range(rank):
         axis = i + 2
-        before, after = pads[i], pads[rank + i]
+        size, count = op.length(node.x, axis), op.length(node.y, axis)
+        before: Size = pads[i]
+        after: Size = pads[rank + i]
+        extent = dilations[i] * (kernel[i] - 1) + 1
         if mode == "VALID":
             before = after = 0
         elif mode in ("SAME_UPPER", "SAME_LOWER"):
-            size = node.size(node.x, axis)
-            count = -(-size // strides[i])
-            reach = (count - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1
-            total = max(reach - size, 0)
+            # (size - 1) // stride is the number of the last window
+            last = (size + -1) // strides[i] * strides[i]
+            total = largest(last + extent - size, 0) if strides[i] > 1 else extent - 1
             small = total // 2
             before, after = (
                 (small, total - small) if mode == "SAME_UPPER" else (total - small, small)
@@ -101,8 +113,8 @@ def windows(node: ForwardNode, kernel: tuple[int, ...]) -> list[Window]:
             dilation=dilations[i],
             before=before,
             after=after,
-            size=static(node.dim(node.x, axis)),
-            count=static(node.dim(node.y, axis)),
+            size=size,
+            count=count,
         )
         if node.attribute("ceil_mode", 0) and window.ends_in_padding:
             raise node.error(
