@@ -51,7 +51,10 @@ _ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule",
 )
 @click.option("--score-output", metavar="NAME", help="Output (or tensor) with the class scores.")
 @click.option("--image-input", metavar="NAME", help="Input that takes the picture.")
-@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Axes of the picture.")
+@click.option("--layout", type=click.Choice(["NCHW", "NHWC", "flat"]), help="Axes of the picture.")
+@click.option(
+    "--image-size", metavar="HxW", help="Picture in a flat input, where no record says it."
+)
 @click.option(
     "--relu",
     type=click.Choice(["gradient", "deconvnet", "guided"]),
@@ -76,7 +79,9 @@ _ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule",
 @labels_option
 @click.option("--licence", metavar="TEXT", help="Licence of the weights.")
 @click.option(
-    "--input-shape", metavar="N,C,H,W", help="Shape of the input, for torch: and timm: only."
+    "--input-shape",
+    metavar="N,C,H,W",
+    help="Shape of the input, batch included, where a front door does not know it.",
 )
 @click.option(
     "--weights",
@@ -88,7 +93,7 @@ _ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule",
     "--random-weights",
     is_flag=True,
     default=None,
-    help="Don't fetch the pretrained weights of a timm: network.",
+    help="An untrained network, for timm:, hf:CONFIG.json and keras:applications.NAME.",
 )
 @json_option
 @overwrite_option
@@ -105,15 +110,26 @@ def export(
 ) -> None:
     """Append the input gradient to a classifier.
 
-    CLASSIFIER is an .onnx file, timm:NAME, or torch:package.module:factory (modules of the current
-    folder too). The saliency file written is a drop-in replacement for the classifier; any ONNX
-    runtime loads it.
+    CLASSIFIER is an .onnx file, or one of
+
+    \b
+      torch:package.module:factory   PyTorch, modules of the current folder too
+      timm:NAME                      timm
+      hf:FOLDER or hf:CONFIG.json    transformers, from local files
+      keras:FILE.keras               Keras 3
+      keras:applications.NAME        Keras' own networks
+      jax:package.module:factory     JAX: flax, equinox or a function
+      sklearn:FILE.skops             scikit-learn, with --image-size HxW
+
+    The saliency file written is a drop-in replacement for the classifier; any ONNX runtime loads
+    it.
 
     \b
     Examples:
       deepinside export classifier.onnx -o saliency.onnx
       deepinside export classifier.onnx -o step.onnx --task visualization
       deepinside export timm:resnet50 -o resnet50.onnx --labels imagenet.txt
+      deepinside export sklearn:digits.skops -o digits.onnx --image-size 8x8
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
     from deepinside.engine.files import make_folder
 
@@ -133,8 +149,10 @@ def export(
         options["outputs"] = tuple(name.strip() for name in options["outputs"].split(","))
     if "input_shape" in options:
         options["input_shape"] = _shape(options["input_shape"])
+    if "image_size" in options:
+        options["image_size"] = _size(options["image_size"])
     options = {**classifier_facts(Path(classifier)), **options}
-    if classifier.startswith("torch:"):
+    if classifier.startswith(("torch:", "jax:")):
         sys.path.insert(0, "")  # a factory may stand in the current folder, as with python -m
     make_folder(output.parent)
     report = run_export(classifier, output, task, options)
@@ -162,3 +180,10 @@ def _shape(text: str) -> tuple[int, ...]:
             f"--input-shape is {text!r}; it must be whole numbers such as 1,3,224,224."
         )
     return tuple(int(part) for part in parts)
+
+
+def _size(text: str) -> tuple[int, int]:
+    sizes = [int(part) for part in text.lower().split("x") if part.strip().isdecimal()]
+    if len(sizes) != 2 or text.lower().count("x") != 1 or 0 in sizes:
+        raise click.UsageError(f"--image-size is {text!r}; it must be HxW in pixels, such as 8x8.")
+    return sizes[0], sizes[1]

@@ -119,6 +119,11 @@ def _contract_rows(contract: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("classifier", f"sha256 {contract['source_sha256']}"),
         ("layout", contract["layout"]),
+        *(
+            [("picture", "{} x {} x {}".format(*contract["picture"]))]
+            if contract["picture"]
+            else []
+        ),
         ("classes", str(contract["num_classes"])),
         ("labels", "not known" if labels is None else ", ".join(labels[:_SHOWN_LABELS]) + " ..."),
         ("score", f"{score['kind']}, tensor {score['tensor']}"),

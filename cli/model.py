@@ -12,7 +12,17 @@ import click
 from deepinside.cli.errors import Failure
 from deepinside.cli.progress import say
 
-__all__ = ["classifier_facts", "exported_file", "read_labels", "read_record", "run_export"]
+__all__ = [
+    "FRONT_DOORS",
+    "classifier_facts",
+    "exported_file",
+    "read_labels",
+    "read_record",
+    "run_export",
+]
+
+# Written out: the exporters, which define them, are not imported for a word.
+FRONT_DOORS = ("hf", "jax", "keras", "sklearn", "timm", "torch")
 
 
 def exported_file(
@@ -41,7 +51,7 @@ def exported_file(
     from deepinside import models
     from deepinside.engine import NotExportedError, read_contract
 
-    if model is not None and model.partition(":")[0] in ("timm", "torch"):
+    if model is not None and model.partition(":")[0] in FRONT_DOORS:
         raise click.UsageError(
             f"{model} has to be exported first: deepinside export {model} -o FILE.onnx "
             f"--task {task}"

@@ -134,10 +134,18 @@ def check_gradient(
     )
 
 
-def smooth_images(shape: tuple[int, int, int], layout: str, *, count: int, seed: int) -> Floats:
-    """Random smooth pictures in normalised input space, `(count, *shape)`, deviation 1."""
+def smooth_images(spec: InputSpec, *, count: int, seed: int) -> Floats:
+    """Random smooth pictures in normalised input space, `(count, *shape)`, deviation 1.
+
+    Args:
+        spec: an image input whose size is known.
+        count: of the pictures.
+        seed: of the noise that they are made from.
+    """
+    assert spec.static_shape is not None
     random = np.random.default_rng(seed)
-    return np.stack([_smooth(shape, layout, random) for _ in range(count)])
+    height, width, channels = spec.as_picture(np.empty(spec.static_shape)).shape
+    return np.stack([spec.as_input(_smooth(height, width, channels, random)) for _ in range(count)])
 
 
 def _require_derivative(session: Session, contract: Contract) -> None:
@@ -169,7 +177,7 @@ def _check_image(
     base = float(scorer.scores([point], index)[0])
     if not np.isfinite(gradient).all() or not np.isfinite(base):
         return float("inf"), float("inf")
-    aimed = _aimed_directions(gradient, scorer.spec.contract.layout, random)
+    aimed = _aimed_directions(gradient, scorer.spec, random)
     blind = [_unit(random.standard_normal(gradient.shape)) for _ in range(_BLIND)]
     length = float(np.linalg.norm(gradient))
     # What one step of length 1 changes; without any gradient the score must stand still.
@@ -217,13 +225,16 @@ def _error(
     return wrong / size if size else (float("inf") if wrong else 0.0)
 
 
-def _aimed_directions(gradient: Floats, layout: str, random: np.random.Generator) -> list[Floats]:
+def _aimed_directions(
+    gradient: Floats, spec: InputSpec, random: np.random.Generator
+) -> list[Floats]:
     """The gradient and patches of it, unit vectors."""
-    mask_shape = (1, *gradient.shape[1:]) if layout == "NCHW" else (*gradient.shape[:2], 1)
+    picture = spec.as_picture(gradient)
+    height, width, _ = picture.shape
     masks = [
-        _smooth(mask_shape, layout, random, Image.Resampling.NEAREST) > 0 for _ in range(_PATCHES)
+        _smooth(height, width, 1, random, Image.Resampling.NEAREST) > 0 for _ in range(_PATCHES)
     ]
-    return [_unit(gradient), *(_unit(gradient * mask) for mask in masks)]
+    return [_unit(gradient), *(_unit(spec.as_input(picture * mask)) for mask in masks)]
 
 
 def _unit(vector: Floats) -> Floats:
@@ -232,14 +243,13 @@ def _unit(vector: Floats) -> Floats:
 
 
 def _smooth(
-    shape: tuple[int, ...],
-    layout: str,
+    height: int,
+    width: int,
+    channels: int,
     random: np.random.Generator,
     resampling: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> Floats:
-    """Coarse noise drawn large, `shape` as the layout says."""
-    height, width = shape[1:] if layout == "NCHW" else shape[:2]
-    channels = shape[0] if layout == "NCHW" else shape[2]
+    """Coarse noise drawn large, `(H, W, C)`."""
     planes = [
         np.asarray(
             Image.fromarray(random.standard_normal((_COARSE, _COARSE), dtype=np.float32)).resize(
@@ -249,4 +259,4 @@ def _smooth(
         )
         for _ in range(channels)
     ]
-    return np.stack(planes, axis=0 if layout == "NCHW" else 2)
+    return np.stack(planes, axis=2)

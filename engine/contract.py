@@ -7,15 +7,15 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from deepinside.engine.errors import ModelFileError, NotExportedError
+from deepinside.engine.layout import Layout
 from deepinside.engine.record import Preprocessing, parse_record
 
 __all__ = ["CONTRACT_VERSION", "PREFIX", "Contract", "ScoreSource", "parse_contract"]
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 PREFIX = "deepinside."
 
 Task = Literal["saliency", "visualization"]
-Layout = Literal["NCHW", "NHWC"]
 Activation = Literal["none", "softmax", "log_softmax", "sigmoid"]
 ScoreKind = Literal["logit", "probability"]
 StepRule = Literal["plain", "normalized"]
@@ -53,6 +53,7 @@ class Contract:
         source_sha256: hex digest of the classifier.
         names: part of the contract -> tensor name.
         layout: of the image.
+        picture: (H, W, C) of a flat image; None in other layouts, whose input says it.
         num_classes: number of classes K.
         activation: what the classifier applies to the unnormalised scores.
         score: what `score` means.
@@ -70,6 +71,7 @@ class Contract:
     source_sha256: str
     names: Mapping[str, str]
     layout: Layout
+    picture: tuple[int, int, int] | None
     num_classes: int
     activation: Activation
     score: ScoreSource
@@ -87,9 +89,9 @@ class Contract:
         return int(index) if word == "fixed" else None
 
     @property
-    def channel_axis(self) -> int:
-        """Axis of the channels in a batch: 1 or 3."""
-        return 1 if self.layout == "NCHW" else 3
+    def picture_size(self) -> tuple[int, int] | None:
+        """(H, W) of a flat image; None in other layouts."""
+        return None if self.picture is None else self.picture[:2]
 
     def label(self, index: int) -> str | None:
         """Name of a class, or None where the file has no labels."""
@@ -121,13 +123,15 @@ def parse_contract(metadata: Mapping[str, str], *, where: str) -> Contract:
         )
     task: Task = reader.choice("task", get_args(Task))
     classes = reader.integer("num_classes")
+    layout: Layout = reader.choice("layout", get_args(Layout))
     return Contract(
         contract_version=int(version),
         tool_version=reader.text("tool_version"),
         task=task,
         source_sha256=reader.text("source_sha256"),
         names=reader.names(task),
-        layout=reader.choice("layout", get_args(Layout)),
+        layout=layout,
+        picture=reader.picture() if layout == "flat" else None,
         num_classes=classes,
         activation=reader.choice("activation", get_args(Activation)),
         score=reader.score(),
@@ -187,6 +191,12 @@ class _Reader:
         if missing:
             raise self.broken("names", f"lacks {', '.join(missing)}")
         return MappingProxyType(dict(names))
+
+    def picture(self) -> tuple[int, int, int]:
+        sizes = self.decoded("picture", list)
+        if len(sizes) != 3 or not all(type(size) is int and size > 0 for size in sizes):
+            raise self.broken("picture", "is not [height, width, channels]")
+        return sizes[0], sizes[1], sizes[2]
 
     def score(self) -> ScoreSource:
         value = self.decoded("score", dict)

@@ -238,16 +238,15 @@ class Engine:
         index = -1 if target == "top1" else find_class(target, self.contract)
         arrays: list[NDArray[np.floating]]
         if images is None:
-            shape = self.spec.static_shape
-            if shape is None:
+            if self.spec.static_shape is None:
                 raise TaskError(
                     f"{self.session.path} leaves the picture's size open: give images to check on."
                 )
-            arrays = list(smooth_images(shape, self.contract.layout, count=2, seed=seed))
+            arrays = list(smooth_images(self.spec, count=2, seed=seed))
         else:
             arrays = [
                 prepare(image, position, self.spec).array
-                for position, image in enumerate(iterate_images(images))
+                for position, image in enumerate(iterate_images(images, self.spec))
             ]
         if not arrays:
             raise SettingError("no images were given to check on.")

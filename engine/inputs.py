@@ -12,6 +12,7 @@ from PIL import Image
 from deepinside.engine.contract import Contract
 from deepinside.engine.decode import Picture, load_picture
 from deepinside.engine.errors import ImageError, ModelFileError
+from deepinside.engine.layout import as_input, as_picture, input_shape
 from deepinside.engine.preprocess import Region, preprocess
 from deepinside.engine.session import Session
 
@@ -28,30 +29,40 @@ class InputSpec:
         contract: of the file.
         dtype: float type.
         batch: its fixed batch size, or None where it is dynamic.
-        shape: `(C, H, W)` or `(H, W, C)`, None where a size is dynamic.
+        shape: `(C, H, W)`, `(H, W, C)` or flat, `(H * W * C,)`; None where a size is dynamic.
     """
 
     contract: Contract
     dtype: np.dtype[Any]
     batch: int | None
-    shape: tuple[int | None, int | None, int | None]
+    shape: tuple[int | None, ...]
 
     @property
-    def static_shape(self) -> tuple[int, int, int] | None:
+    def static_shape(self) -> tuple[int, ...] | None:
         """The shape with the preprocessing record's size where the file leaves it open."""
+        expected = self.recorded_shape or (None,) * len(self.shape)
+        sizes = tuple(
+            given if size is None else size
+            for size, given in zip(self.shape, expected, strict=True)
+        )
+        known = tuple(size for size in sizes if size is not None)
+        return known if len(known) == len(sizes) else None
+
+    @property
+    def recorded_shape(self) -> tuple[int, ...] | None:
+        """The shape that the preprocessing record gives; None without a record."""
         record = self.contract.preprocessing
-        channel_axis = self.contract.channel_axis - 1
-        sizes = list(self.shape)
-        if record is not None:
-            known = list(record.input_size)
-            known.insert(channel_axis, record.channels)
-            sizes = [
-                given if size is None else size for size, given in zip(sizes, known, strict=True)
-            ]
-        first, second, third = sizes
-        if first is None or second is None or third is None:
+        if record is None:
             return None
-        return first, second, third
+        return input_shape((*record.input_size, record.channels), self.contract.layout)
+
+    def as_picture(self, image: NDArray[Any]) -> NDArray[Any]:
+        """An input without batch axis as `(H, W, C)`."""
+        return as_picture(image, self.contract.layout, self.contract.picture_size)
+
+    def as_input(self, picture: NDArray[Any]) -> NDArray[Any]:
+        """A picture `(H, W, C)` as an input without batch axis."""
+        return as_input(picture, self.contract.layout)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,30 +97,33 @@ def input_spec(session: Session, contract: Contract) -> InputSpec:
                 "no such input or output: export the file again."
             )
     info = session.inputs.get(name)
-    if info is None or info.dtype is None or info.dtype.kind != "f" or len(info.shape) != 4:
+    axes = 2 if contract.layout == "flat" else 4
+    if info is None or info.dtype is None or info.dtype.kind != "f" or len(info.shape) != axes:
         raise ModelFileError(
             f"the image input {name!r} of {session.path} is not a batch of floating-point "
             "pictures: export the file again."
         )
     batch, *sizes = (size if isinstance(size, int) else None for size in info.shape)
-    spec = InputSpec(contract, info.dtype, batch, (sizes[0], sizes[1], sizes[2]))
-    record = contract.preprocessing
-    if record is not None:
-        expected = list(record.input_size)
-        expected.insert(contract.channel_axis - 1, record.channels)
-        if spec.static_shape != tuple(expected):
-            raise ModelFileError(
-                f"the preprocessing record of {session.path} gives inputs of {tuple(expected)}, "
-                f"but its image input is {spec.shape}: export the file again with a record that "
-                "fits."
-            )
+    spec = InputSpec(contract, info.dtype, batch, tuple(sizes))
+    if contract.picture is not None and spec.shape != input_shape(contract.picture, "flat"):
+        raise ModelFileError(
+            f"the metadata of {session.path} call its image input {spec.shape} a picture of "
+            f"{contract.picture}: export the file again."
+        )
+    expected = spec.recorded_shape
+    if expected is not None and spec.static_shape != expected:
+        raise ModelFileError(
+            f"the preprocessing record of {session.path} gives inputs of {expected}, but its image "
+            f"input is {spec.shape}: export the file again with a record that fits."
+        )
     return spec
 
 
-def iterate_images(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
+def iterate_images(images: ImageLike | Iterable[ImageLike], spec: InputSpec) -> Iterator[ImageLike]:
     """The images one by one, whether one was given, several, or a batch as one array."""
     if isinstance(images, np.ndarray):
-        if images.ndim == 4:
+        # Floats are inputs, other numbers pictures.
+        if images.ndim == (len(spec.shape) + 1 if images.dtype.kind == "f" else 4):
             yield from images
         else:
             yield images
@@ -157,7 +171,7 @@ def prepare(image: ImageLike, position: int, spec: InputSpec) -> Prepared:
 
 
 def _checked(array: NDArray[Any], source: str, spec: InputSpec) -> NDArray[Any]:
-    fits = array.ndim == 3 and all(
+    fits = array.ndim == len(spec.shape) and all(
         wanted is None or size == wanted
         for size, wanted in zip(array.shape, spec.shape, strict=True)
     )

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deepinside.engine.contract import Layout
 from deepinside.engine.decode import Picture
+from deepinside.engine.layout import Layout, as_input, as_picture
 from deepinside.engine.record import Preprocessing
 
 __all__ = ["Region", "picture_of", "preprocess"]
@@ -56,8 +56,8 @@ def preprocess(
         dtype: float type of the result.
 
     Returns:
-        The input without batch axis, `(C, H, W)` or `(H, W, C)`, normalised, and the region of
-        the picture that it covers. Filling is the mean, that is 0 once normalised.
+        The input without batch axis, `(C, H, W)`, `(H, W, C)` or flat, normalised, and the region
+        of the picture that it covers. Filling is the mean, that is 0 once normalised.
     """
     height, width = record.input_size
     resized_height, resized_width = _resized_size(picture.size, record)
@@ -71,30 +71,26 @@ def preprocess(
     canvas[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = (
         _normalise(pixels, record)
     )
-    if layout == "NCHW":
-        canvas = canvas.transpose(2, 0, 1)
     scale_y = picture.size[0] / resized_height
     scale_x = picture.size[1] / resized_width
     region = Region(
         left * scale_x, top * scale_y, (left + width) * scale_x, (top + height) * scale_y
     )
-    return np.ascontiguousarray(canvas, dtype=dtype), region
+    return np.ascontiguousarray(as_input(canvas, layout), dtype=dtype), region
 
 
 def picture_of(image: NDArray[Any], record: Preprocessing, layout: Layout) -> NDArray[np.uint8]:
     """The inverse of the normalisation: an image input as a picture, the mean added back.
 
     Args:
-        image: float, `(C, H, W)` or `(H, W, C)` as `layout` says.
+        image: float, `(C, H, W)`, `(H, W, C)` or flat, as `layout` says.
         record: the normalisation.
         layout: axes of `image`.
 
     Returns:
         uint8 `(H, W, 3)`, RGB; what lies outside the value range is cut off.
     """
-    values = np.asarray(image, dtype=np.float32)
-    if layout == "NCHW":
-        values = values.transpose(1, 2, 0)
+    values = as_picture(np.asarray(image, dtype=np.float32), layout, record.input_size)
     values = values * _row(record.std) + _row(record.mean)
     values *= np.float32(255.0 / record.value_range[1])
     pixels = np.clip(np.rint(values), 0, 255).astype(np.uint8)

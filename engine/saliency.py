@@ -94,7 +94,7 @@ class GradientPass:
             saliency = parts["saliency"][n]
         else:
             assert gradient is not None
-            saliency = np.abs(gradient).max(axis=contract.channel_axis - 1)
+            saliency = np.abs(self.spec.as_picture(gradient)).max(axis=2)
         if not np.isfinite(saliency).all():
             return DivergenceError(
                 f"{image.source}: the gradient of class {index} is infinite or not a number in "
@@ -128,7 +128,7 @@ def saliency_batches(
     """
     if run.spec.batch is not None:
         batch_size = run.spec.batch
-    numbered = enumerate(iterate_images(images))
+    numbered = enumerate(iterate_images(images, run.spec))
     while chunk := list(islice(numbered, batch_size)):
         prepared: dict[int, Prepared] = {}
         failures: dict[int, InputFailure] = {}

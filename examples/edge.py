@@ -53,7 +53,7 @@ def resized_size(width: int, height: int, record: dict[str, Any]) -> tuple[int, 
 
 
 def preprocess(picture: Image.Image, record: dict[str, Any], layout: str) -> np.ndarray:
-    """Turns a picture into the image input: (1, C, H, W), or (1, H, W, C) for layout NHWC."""
+    """Turns a picture into the image input: (1, C, H, W), (1, H, W, C) or flat, as layout says."""
     picture = upright_rgb(picture).convert("L" if record["channel_order"] == "L" else "RGB")
     width, height = resized_size(*picture.size, record)
     method = Image.Resampling[record["interpolation"].upper()]
@@ -70,6 +70,8 @@ def preprocess(picture: Image.Image, record: dict[str, Any], layout: str) -> np.
     seen = pixels[max(top, 0) : top + rows, max(left, 0) : left + columns]
     top, left = max(-top, 0), max(-left, 0)
     image[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
+    if layout == "flat":
+        return image.reshape(1, -1)
     return np.ascontiguousarray(image.transpose(2, 0, 1) if layout == "NCHW" else image)[None]
 
 

@@ -13,7 +13,9 @@ from deepinside.exporters.errors import ExportError
 
 __all__ = ["CONTRACT_VERSION", "check_record", "free_names", "metadata"]
 
+# A file says the lowest version that describes it: clients of version 1 can read all but flat ones.
 CONTRACT_VERSION = "1"
+_FLAT_VERSION = "2"
 
 _PREFIX = "deepinside."
 _RECORD_KEYS = {
@@ -53,6 +55,7 @@ def metadata(
     sha256: str,
     names: Mapping[str, str],
     layout: str,
+    picture: Sequence[int] | None,
     classes: int,
     activation: str,
     score: Mapping[str, Any],
@@ -73,7 +76,7 @@ def metadata(
     if labels is not None and len(labels) != classes:
         raise ExportError(f"{len(labels)} labels were given for {classes} classes.")
     values = {
-        "contract_version": CONTRACT_VERSION,
+        "contract_version": CONTRACT_VERSION if picture is None else _FLAT_VERSION,
         "tool_version": version("deepinside"),
         "task": task,
         "source_sha256": sha256,
@@ -85,6 +88,8 @@ def metadata(
         "relu": relu,
         **others,
     }
+    if picture is not None:
+        values["picture"] = json.dumps(list(picture))
     if preprocessing is not None:
         values["preprocessing"] = json.dumps(check_record(preprocessing))
     if labels is not None:

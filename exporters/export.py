@@ -33,8 +33,10 @@ def export_saliency(
     """Write the classifier with its input gradient appended: a drop-in replacement for it.
 
     Args:
-        classifier: path of an .onnx file, an `onnx.ModelProto`, a `torch.nn.Module` (with
-            `example_input` or `input_shape`), `timm:NAME` or `torch:package.module:factory`.
+        classifier: path of an .onnx file, an `onnx.ModelProto`, a network of PyTorch, transformers,
+            Keras or JAX (with `example_input` or `input_shape` where it does not know its input),
+            a fitted scikit-learn classifier, or a text that names a front door, such as
+            `timm:NAME`; `open_classifier` lists them.
         output: path of the file to write; see docs/file-contract.md for what is in it.
         target_input: `optional` (default top-1), `required` or `fixed:INDEX`.
         outputs: which of `score`, `target_index`, `gradient`, `saliency` to write.
@@ -67,14 +69,11 @@ def export_saliency(
         else fixed
     )
     selected, gradient = stage.differentiate(target)
-    magnitude = stage.op.Abs(gradient)
     results = {
         "score": stage.like_image(selected.score),
         "target_index": selected.index,
         "gradient": gradient,
-        "saliency": stage.op.reduce(
-            "ReduceMax", magnitude, [stage.image.channel_axis], keepdims=False
-        ),
+        "saliency": stage.saliency(gradient),
     }
     for part in outputs:
         stage.add_output(results[part], names[part], stage.output_shape(part))
@@ -137,7 +136,7 @@ def export_visualization(
         # In float32 whatever the image's type: squares leave the range of float16.
         single = image.dtype == ir.DataType.FLOAT
         wide = direction if single else op.Cast(direction, to=ir.DataType.FLOAT)
-        square = op.reduce("ReduceMean", op.Mul(wide, wide), [1, 2, 3], keepdims=True)
+        square = op.reduce("ReduceMean", op.Mul(wide, wide), stage.image.axes, keepdims=True)
         # The smallest normal number: a picture without any gradient stays as it is.
         tiny = float(np.finfo(np.float32).tiny)
         unit = op.Div(wide, op.Sqrt(op.Add(square, tiny)))

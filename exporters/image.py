@@ -1,8 +1,11 @@
-"""Finds the image among the classifier's inputs, and the meaning of its axes."""
+"""Finds the image among the classifier's inputs, and the meaning of its axes.
 
-from collections.abc import Sequence
+A vector of features can be a picture too, ravelled row by row, pixel by pixel, channel by channel.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import onnx_ir as ir
 
@@ -10,7 +13,7 @@ from deepinside.exporters.errors import ClassifierError
 
 __all__ = ["ImageInput", "Layout", "find_image"]
 
-Layout = Literal["NCHW", "NHWC"]
+Layout = Literal["NCHW", "NHWC", "flat"]
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _CHANNEL_COUNTS = (1, 3, 4)
@@ -21,20 +24,31 @@ class ImageInput:
     """The image input and its layout.
 
     Attributes:
-        value: float tensor, `(N, C, H, W)` or `(N, H, W, C)`.
-        layout: which of the two.
+        value: float tensor, `(N, C, H, W)`, `(N, H, W, C)` or `(N, H * W * C)`.
+        layout: which of the three.
+        picture: (H, W, C) of a flat input; None otherwise.
     """
 
     value: ir.Value
     layout: Layout
+    picture: tuple[int, int, int] | None = None
 
-    def require_size(self, size: Sequence[int]) -> None:
-        """Check a preprocessing record's (height, width) against the input's.
+    def require_record(self, record: Mapping[str, Any]) -> None:
+        """Check a preprocessing record's size against the input's.
 
         Raises:
             ClassifierError: the input is of another size.
         """
         assert self.value.shape is not None
+        size, order = record["input_size"], record["channel_order"]
+        if self.picture is not None:
+            if (*size, len(order)) != self.picture:
+                raise ClassifierError(
+                    f"the preprocessing record's input_size is {list(size)} with channel_order "
+                    f"{order}, and the flat image input {self.value.name!r} ({_type(self.value)}) "
+                    f"is a picture of {list(self.picture)} (height, width, channels)."
+                )
+            return
         axes = [axis for axis in (1, 2, 3) if axis != self.channel_axis]
         for axis, length in zip(axes, size, strict=True):
             fixed = self.value.shape[axis]
@@ -45,15 +59,29 @@ class ImageInput:
                 )
 
     @property
+    def axes(self) -> list[int]:
+        """All axes but the batch's."""
+        return [1] if self.layout == "flat" else [1, 2, 3]
+
+    @property
     def channel_axis(self) -> int:
-        """The axis of the channels."""
+        """The axis of the channels; of a flat input, once it has the picture's axes."""
         return 1 if self.layout == "NCHW" else 3
 
 
 def find_image(
-    graph: ir.Graph, name: str | None = None, layout: Layout | None = None
+    graph: ir.Graph,
+    name: str | None = None,
+    layout: Layout | None = None,
+    size: Sequence[int] | None = None,
 ) -> ImageInput:
     """Find the image input, or take the one that is named.
+
+    Args:
+        graph: the classifier.
+        name: of the image input, where several could be it.
+        layout: of the image input, where it can't be told.
+        size: (H, W) of the picture in a flat input.
 
     Raises:
         ClassifierError: there is none, there are several, or it holds integers.
@@ -67,11 +95,13 @@ def find_image(
                 f"the classifier has no input {name!r}; its inputs are: {described}."
             )
     else:
-        images = [value for value in inputs if value.shape is not None and len(value.shape) == 4]
+        images = [value for value in inputs if _rank(value) == 4]
+        if not images:
+            images = [value for value in inputs if _rank(value) == 2]
         if not images:
             raise ClassifierError(
-                "the classifier has no image input of four axes, (N, C, H, W) or (N, H, W, C); "
-                f"its inputs are: {described}."
+                "the classifier has no image input of four axes, (N, C, H, W) or (N, H, W, C), and "
+                f"no flat one of two, (N, F); its inputs are: {described}."
             )
         if len(images) > 1:
             raise ClassifierError(
@@ -85,12 +115,42 @@ def find_image(
             "which there is no gradient; export the classifier from its float tensor on, and "
             "leave the conversion of pixels to the preprocessing record."
         )
-    if chosen.shape is None or len(chosen.shape) != 4:
+    if _rank(chosen) == 2 and layout in (None, "flat"):
+        return ImageInput(chosen, "flat", _flat_picture(chosen, size))
+    if _rank(chosen) != 4 or layout == "flat":
         raise ClassifierError(
             f"the image input {chosen.name!r} ({_type(chosen)}) needs four axes, (N, C, H, W) or "
-            "(N, H, W, C)."
+            "(N, H, W, C), or two for the layout flat."
         )
     return ImageInput(chosen, layout or _guess_layout(chosen))
+
+
+def _rank(value: ir.Value) -> int | None:
+    return None if value.shape is None else len(value.shape)
+
+
+def _flat_picture(value: ir.Value, size: Sequence[int] | None) -> tuple[int, int, int]:
+    """(H, W, C) of the picture that a flat input is."""
+    assert value.shape is not None
+    features = value.shape[1]
+    if not isinstance(features, int):
+        raise ClassifierError(
+            f"the flat image input {value.name!r} ({_type(value)}) needs a fixed "
+            "number of features."
+        )
+    if size is None:
+        raise ClassifierError(
+            f"the input {value.name!r} ({_type(value)}) is a flat vector: say which picture it is "
+            "with --image-size HxW (in Python image_size=(H, W)) or with a preprocessing record."
+        )
+    height, width = size
+    channels, rest = divmod(features, height * width)
+    if rest or channels not in _CHANNEL_COUNTS:
+        raise ClassifierError(
+            f"the {features} features of the flat image input {value.name!r} are no picture of "
+            f"{height} x {width} pixels with 1, 3 or 4 channels."
+        )
+    return height, width, channels
 
 
 def _guess_layout(image: ir.Value) -> Layout:

@@ -12,6 +12,7 @@ from onnxscript import optimizer
 from onnxscript.rewriter import RewriteRuleSet
 from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
+from deepinside.exporters.classical import rewrite_classical
 from deepinside.exporters.errors import ClassifierError
 from deepinside.exporters.functions import expand_functions
 from deepinside.exporters.legacy import lift, name_default_domain
@@ -52,6 +53,7 @@ def prepare(model: ir.Model) -> ir.Model:
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.RemoveUnusedNodesPass(),
     )(model)
+    rewrite_classical(model)
     expand_functions(model)
     optimizer.fold_constants_ir(model, input_size_limit=_SMALL, output_size_limit=_SMALL)
     RewriteRuleSet([fuse_batchnorm_into_conv_rule]).apply_to_model(model)

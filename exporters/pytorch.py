@@ -1,6 +1,5 @@
 """The PyTorch front door: a module becomes plain ONNX with PyTorch's own exporters."""
 
-import importlib
 import logging
 import pickle
 import tempfile
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from deepinside.exporters.errors import ClassifierError, MissingPackageError
+from deepinside.exporters.errors import ClassifierError
+from deepinside.exporters.frontdoor import OPSET, factory, require
 
 if TYPE_CHECKING:
     import torch
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["load", "to_onnx"]
 
 _log = logging.getLogger(__name__)
-
-# Every runtime and every provider has kernels for it; newer opsets lose some.
-_OPSET = 18
 
 
 def load(
@@ -40,10 +37,7 @@ def load(
     if isinstance(classifier, torch.nn.Module):
         return classifier, None, None
     if not isinstance(classifier, str):
-        raise ClassifierError(
-            f"a classifier is the path of an .onnx file, an onnx.ModelProto, a torch.nn.Module, or "
-            f"'timm:NAME' or 'torch:package.module:factory', not {type(classifier).__name__}."
-        )
+        raise ClassifierError(f"a {type(classifier).__name__} is not a torch.nn.Module.")
     front_door, _, name = classifier.partition(":")
     if front_door == "timm":
         return _from_timm(name, weights, random_weights)
@@ -83,7 +77,7 @@ def to_onnx(
 def _export(torch: Any, module: "torch.nn.Module", example_input: Any) -> ir.Model:
     """PyTorch's exporter, else its TorchScript one."""
     failures = (torch.onnx.OnnxExporterError, RuntimeError, ValueError)
-    names = {"input_names": ["image"], "output_names": ["scores"], "opset_version": _OPSET}
+    names = {"input_names": ["image"], "output_names": ["scores"], "opset_version": OPSET}
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # the exporters' own deprecations are not the user's
         batch = ({0: torch.export.Dim("N")},)
@@ -151,16 +145,7 @@ def _timm_record(config: dict[str, Any]) -> dict[str, Any]:
 
 def _from_factory(name: str, weights: str | Path | None) -> tuple["torch.nn.Module", None, None]:
     torch = _require("torch", "torch")
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise ClassifierError(
-            f"torch:{name} does not name a factory; write torch:package.module:factory."
-        )
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ClassifierError(f"torch:{name} can't be imported: {error}.") from error
-    module = factory()
+    module = factory("torch", name)()
     if not isinstance(module, torch.nn.Module):
         raise ClassifierError(
             f"torch:{name} returned {type(module).__name__}, not a torch.nn.Module."
@@ -191,13 +176,5 @@ def _load_weights(module: "torch.nn.Module", weights: str | Path | None) -> None
 
 
 def _require(name: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = (error.name or name).partition(".")[0]
-        raise MissingPackageError(missing, extra, "a PyTorch classifier") from error
-    except (ImportError, RuntimeError, OSError) as error:
-        raise ClassifierError(
-            f"the package {name!r} is installed but can't be imported ({error}); install versions "
-            "of torch and torchvision that belong together."
-        ) from error
+    advice = "install versions of torch and torchvision that belong together"
+    return require(name, extra, "a PyTorch classifier", advice)

@@ -4,17 +4,37 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 
+from deepinside.exporters.classical import without_dictionaries
 from deepinside.exporters.errors import ClassifierError
+from deepinside.exporters.frontdoor import Opened, refuse
 
-__all__ = ["Source", "open_classifier"]
+__all__ = ["DOORS", "Source", "open_classifier"]
 
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib"}
+# Files of a front door that were given without it.
+_DOOR_FILES = {".keras": "keras", ".skops": "sklearn"}
+DOORS = ("hf", "jax", "keras", "sklearn", "timm", "torch")
+"""The words before the colon that name a front door."""
+
+# Root package of a class -> the door of its objects. A network of transformers or Keras can be a
+# torch.nn.Module too: of a class and its bases, the first that is here decides.
+_PACKAGES = {
+    "equinox": "jax",
+    "flax": "jax",
+    "jax": "jax",
+    "jaxlib": "jax",
+    "keras": "keras",
+    "sklearn": "sklearn",
+    "torch": "torch",
+    "transformers": "hf",
+}
 
 
 @dataclass(frozen=True)
@@ -27,12 +47,14 @@ class Source:
             or of the graph as exported.
         size: bytes of the same.
         preprocessing: what the front door knows of the preprocessing, as a contract record.
+        labels: one name per class, where the front door knows them.
     """
 
     model: ir.Model
     sha256: str
     size: int
     preprocessing: dict[str, Any] | None = None
+    labels: list[str] | None = None
 
 
 def open_classifier(
@@ -46,12 +68,14 @@ def open_classifier(
     """Open a classifier.
 
     Args:
-        classifier: path of an .onnx file, an `onnx.ModelProto`, a `torch.nn.Module`, or one of the
-            texts `timm:NAME` and `torch:package.module:factory`.
-        example_input: for a module: a tensor `(N, C, H, W)`.
-        input_shape: for a module without an example input: its shape.
+        classifier: path of an .onnx file, an `onnx.ModelProto`, a network of PyTorch,
+            transformers, Keras or JAX, a fitted scikit-learn classifier, or a text that names a
+            front door: `timm:NAME`, `torch:package.module:factory`, `hf:FOLDER`, `keras:FILE`,
+            `sklearn:FILE`, `jax:package.module:factory`.
+        example_input: for a network that does not know its input: an array or tensor.
+        input_shape: for such a network without an example input: its shape, batch included.
         weights: for `timm:` and `torch:`: a .safetensors file, or a state dictionary.
-        random_weights: for `timm:`: don't fetch the pretrained weights.
+        random_weights: for `timm:`, `hf:` and `keras:applications.NAME`: an untrained network.
 
     Raises:
         ClassifierError: it can't be opened.
@@ -59,19 +83,70 @@ def open_classifier(
     """
     if isinstance(classifier, onnx.ModelProto):
         return _from_proto(classifier)
-    if isinstance(classifier, (str, Path)):
-        front_door = str(classifier).partition(":")[0]
-        if front_door not in ("timm", "torch"):
-            return _from_file(Path(classifier))
-    # Imported here: a framework is needed by its own front door only.
-    from deepinside.exporters import pytorch
-
-    module, known_shape, preprocessing = pytorch.load(
-        classifier, weights=weights, random_weights=random_weights
+    door = _door(classifier)
+    if door is None:
+        return _from_file(Path(classifier))
+    opened = _through(
+        door,
+        classifier,
+        example_input=example_input,
+        input_shape=input_shape,
+        weights=weights,
+        random_weights=random_weights,
     )
-    model = pytorch.to_onnx(module, example_input, input_shape or known_shape)
-    content = ir.to_proto(model).SerializeToString()
-    return Source(model, hashlib.sha256(content).hexdigest(), len(content), preprocessing)
+    content = ir.to_proto(opened.model).SerializeToString()
+    digest = hashlib.sha256(content).hexdigest()
+    return Source(opened.model, digest, len(content), opened.preprocessing, opened.labels)
+
+
+def _door(classifier: Any) -> str | None:
+    """The front door for a classifier; None for a file."""
+    if isinstance(classifier, (str, Path)):
+        word = str(classifier).partition(":")[0]
+        return word if word in DOORS else None
+    for base in type(classifier).__mro__:
+        package = base.__module__.partition(".")[0]
+        if package in _PACKAGES:
+            return _PACKAGES[package]
+    if isinstance(classifier, FunctionType):
+        return "jax"
+    raise ClassifierError(
+        "a classifier is the path of an .onnx file, an onnx.ModelProto, a network of PyTorch, "
+        "transformers, Keras or JAX, a scikit-learn estimator, or a text that begins with "
+        f"{', '.join(f'{door}:' for door in DOORS)}, not {type(classifier).__name__}."
+    )
+
+
+def _through(
+    door: str,
+    classifier: Any,
+    *,
+    example_input: Any,
+    input_shape: Sequence[int] | None,
+    weights: str | Path | None,
+    random_weights: bool,
+) -> Opened:
+    # Imported here: a framework is needed by its own front door only.
+    if door in ("timm", "torch"):
+        from deepinside.exporters import pytorch
+
+        module, known_shape, preprocessing = pytorch.load(
+            classifier, weights=weights, random_weights=random_weights
+        )
+        model = pytorch.to_onnx(module, example_input, input_shape or known_shape)
+        return Opened(model, preprocessing)
+    if door == "sklearn":
+        from deepinside.exporters import sklearn
+
+        refuse(
+            "a scikit-learn classifier",
+            example_input=example_input,
+            input_shape=input_shape,
+            weights=weights,
+            random_weights=random_weights,
+        )
+        return sklearn.load(classifier)
+    raise AssertionError(door)
 
 
 def _from_proto(proto: onnx.ModelProto) -> Source:
@@ -91,7 +166,12 @@ def _from_file(path: Path) -> Source:
     if path.suffix.lower() in _PICKLES:
         raise ClassifierError(
             f"{path} is a pickle, which runs code when it is loaded: give the network as "
-            "torch:package.module:factory and this file's state dictionary with --weights."
+            "torch:package.module:factory and this file's state dictionary with --weights; save a "
+            "scikit-learn classifier with skops.io.dump and give it as sklearn:FILE.skops."
+        )
+    if path.suffix in _DOOR_FILES:
+        raise ClassifierError(
+            f"{path} is not an ONNX file; give it as {_DOOR_FILES[path.suffix]}:{path}."
         )
     try:
         content = path.read_bytes()
@@ -120,7 +200,7 @@ def _from_file(path: Path) -> Source:
 
 def _deserialise(proto: onnx.ModelProto, name: str) -> ir.Model:
     try:
-        return ir.from_proto(proto)
+        return ir.from_proto(without_dictionaries(proto))
     except (ir.serde.SerdeError, ValueError, KeyError, TypeError) as error:
         raise ClassifierError(f"{name} is not a valid ONNX model: {error}") from error
 

@@ -66,7 +66,8 @@ class GraphOptions:
 
     Attributes:
         image_input: name of the image input, where it can't be told.
-        layout: `NCHW` or `NHWC`, where it can't be told.
+        layout: `NCHW`, `NHWC` or `flat`, where it can't be told.
+        image_size: (H, W) of the picture in a flat input, where there is no preprocessing record.
         score: `logit` (unnormalised) or `probability`.
         score_output: name of the output (or tensor) that holds the class scores.
         relu: backward rule of ReLU: `gradient`, `deconvnet` or `guided`.
@@ -74,6 +75,7 @@ class GraphOptions:
 
     image_input: str | None = None
     layout: Layout | None = None
+    image_size: tuple[int, int] | None = None
     score: ScoreKind = "logit"
     score_output: str | None = None
     relu: ReluMode = "gradient"
@@ -88,6 +90,9 @@ class GraphOptions:
             if getattr(self, name) not in choices:
                 possible = ", ".join(str(choice) for choice in choices if choice)
                 raise ExportError(f"{name} can be {possible}, not {getattr(self, name)!r}.")
+        size = self.image_size
+        if size is not None and (len(size) != 2 or not all(length > 0 for length in size)):
+            raise ExportError(f"image_size can be (height, width) in pixels, not {size!r}.")
 
 
 @dataclass(frozen=True)
@@ -117,13 +122,17 @@ class Stage:
         source = open_classifier(classifier, **options)
         nodes_before = source.model.graph.num_nodes()
         model = prepare(source.model)
-        image = find_image(model.graph, graph_options.image_input, graph_options.layout)
         record = source.preprocessing if preprocessing is None else preprocessing
-        size = None
+        record = None if record is None else contract.check_record(record)
+        size = None if record is None else record["input_size"]
+        image = find_image(
+            model.graph,
+            graph_options.image_input,
+            graph_options.layout,
+            graph_options.image_size or size,
+        )
         if record is not None:
-            record = contract.check_record(record)
-            size = record["input_size"]
-            image.require_size(size)
+            image.require_record(record)
         shapes = probe_shapes(model, size)
         opset = model.graph.opset_imports[""]
         for node in model.graph:
@@ -154,9 +163,18 @@ class Stage:
         """Declared shape of an output, dynamic where the image's is."""
         assert self.image.value.shape is not None
         sizes = list(self.image.value.shape.dims)
+        if self.image.picture is not None and part == "saliency":
+            return ir.Shape([sizes[0], *self.image.picture[:2]])
         if part == "saliency":
             del sizes[self.image.channel_axis]
         return ir.Shape(sizes if part in ("gradient", "saliency") else sizes[:1])
+
+    def saliency(self, gradient: ir.Value) -> ir.Value:
+        """The largest absolute gradient over the channels, `(N, H, W)`."""
+        magnitude = self.op.Abs(gradient)
+        if self.image.picture is not None:
+            magnitude = self.op.Reshape(magnitude, [-1, *self.image.picture])
+        return self.op.reduce("ReduceMax", magnitude, [self.image.channel_axis], keepdims=False)
 
     def add_output(self, value: ir.Value, name: str, shape: ir.Shape) -> None:
         """Make a value an output of the graph under its contract name."""
@@ -196,6 +214,7 @@ class Stage:
             sha256=self.source.sha256,
             names=names,
             layout=self.image.layout,
+            picture=self.image.picture,
             classes=scores.classes,
             activation=scores.activation,
             score={
@@ -205,7 +224,7 @@ class Stage:
             },
             relu=self.options.relu,
             preprocessing=self.preprocessing,
-            labels=labels,
+            labels=self.source.labels if labels is None else labels,
             licence=licence,
             **others,
         )

@@ -49,8 +49,16 @@ class Recipe:
         return replace(self, **changes)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
+        if self.layout == "flat":
+            return (3 * self.size[0] * self.size[1],)
         return (3, *self.size) if self.layout == "NCHW" else (*self.size, 3)
+
+    def picture(self, x: NDArray[Any]) -> NDArray[Any]:
+        """An input without batch axis as (H, W, C)."""
+        if self.layout == "flat":
+            return x.reshape(*self.size, 3)
+        return x.transpose(1, 2, 0) if self.layout == "NCHW" else x
 
     @property
     def weights(self) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -152,8 +160,12 @@ def _saliency_outputs(
     recipe: Recipe, nodes: list[Any], names: dict[str, str], number: int, shape: list[Any]
 ) -> list[Any]:
     channel = 1 if recipe.layout == "NCHW" else 3
+    picture = [shape[0], *recipe.size, 3] if recipe.layout == "flat" else shape
+    target = numpy_helper.from_array(np.array([-1, *picture[1:]]))
     nodes += [
-        helper.make_node("Abs", ["gradient"], ["magnitude"]),
+        helper.make_node("Constant", [], ["picture_shape"], value=target),
+        helper.make_node("Abs", ["gradient"], ["lengths"]),
+        helper.make_node("Reshape", ["lengths", "picture_shape"], ["magnitude"]),
         helper.make_node("ReduceMax", ["magnitude"], ["saliency"], axes=[channel], keepdims=0),
         {
             "none": helper.make_node("Identity", ["logits"], ["scores"]),
@@ -167,7 +179,7 @@ def _saliency_outputs(
         "score": (number, shape[:1]),
         "target_index": (TensorProto.INT64, shape[:1]),
         "gradient": (number, shape),
-        "saliency": (number, [n for axis, n in enumerate(shape) if axis != channel]),
+        "saliency": (number, [n for axis, n in enumerate(picture) if axis != channel]),
     }
     outputs = [helper.make_tensor_value_info("scores", number, [shape[0], recipe.classes])]
     for part in recipe.outputs:
@@ -194,6 +206,8 @@ def metadata(recipe: Recipe, names: dict[str, str]) -> dict[str, str]:
         values["target_input"] = recipe.target_input
     else:
         values["step_rule"] = "plain"
+    if recipe.layout == "flat":
+        values |= {"contract_version": "2", "picture": json.dumps([*recipe.size, 3])}
     if recipe.record is not None:
         values["preprocessing"] = json.dumps(recipe.record)
     if recipe.labels is not None:

@@ -15,8 +15,8 @@ SIZE = Recipe(size=(16, 24), record=None)
 
 @pytest.mark.parametrize(
     "recipe",
-    [SIZE, SIZE.but(layout="NHWC"), SIZE.but(batch=1), SIZE.but(batch=3)],
-    ids=["nchw", "nhwc", "one", "three"],
+    [SIZE, SIZE.but(layout="NHWC"), SIZE.but(layout="flat"), SIZE.but(batch=1), SIZE.but(batch=3)],
+    ids=["nchw", "nhwc", "flat", "one", "three"],
 )
 @pytest.mark.parametrize("task", ["saliency", "visualization"])
 def test_a_right_gradient_passes(tmp_path: Path, recipe: Recipe, task: str) -> None:

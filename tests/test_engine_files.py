@@ -60,7 +60,7 @@ def test_contract_has_every_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("contract_version", "2", "pip install --upgrade deepinside"),
+        ("contract_version", "3", "pip install --upgrade deepinside"),
         ("contract_version", "one", "not a positive number"),
         ("task", "dreaming", "not one of saliency, visualization"),
         ("task", None, "task of .* is missing"),
@@ -70,6 +70,7 @@ def test_contract_has_every_key(tmp_path: Path) -> None:
         ("names", '{"image": "pixels", "class_scores": "gone"}', "no such input or output"),
         ("names", '{"image": "target", "class_scores": "scores"}', "not a batch"),
         ("layout", "HWCN", "not one of NCHW, NHWC"),
+        ("layout", "flat", "picture of .* is missing"),
         ("num_classes", "0", "not a positive number"),
         ("activation", "relu", "not one of"),
         ("score", '{"kind": "logit"}', "lacks kind, tensor or bypassed"),

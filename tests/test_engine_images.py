@@ -258,7 +258,7 @@ def test_channel_orders() -> None:
 
 
 @pytest.mark.parametrize("order", ["RGB", "BGR", "L"])
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "flat"])
 def test_display_inverts_the_normalisation(order: Any, layout: Any) -> None:
     channels = 1 if order == "L" else 3
     changes = {

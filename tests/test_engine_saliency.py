@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 from engine_fixtures import Recipe, pictures, write
 
-from deepinside.engine import Engine, InputFailure, InputMaps, TargetError, TaskError
+from deepinside.engine import (
+    Engine,
+    InputFailure,
+    InputMaps,
+    ModelFileError,
+    TargetError,
+    TaskError,
+)
 
 RECIPES = {
     "plain": Recipe(),
     "nhwc": Recipe(layout="NHWC"),
+    "flat": Recipe(layout="flat"),
+    "flat gradient only": Recipe(layout="flat", outputs=("gradient",), record=None),
     "batch of one": Recipe(batch=1),
     "batch of four": Recipe(batch=4),
     "required target": Recipe(target_input="required"),
@@ -38,8 +47,8 @@ def test_every_value_has_its_closed_form(tmp_path: Path, recipe: Recipe, batch_s
     assert [(int(m.source[1:]), m.index) for m in maps] == expected
     for m, (n, index) in zip(maps, expected, strict=True):
         gradient = recipe.gradient(x[n], index)
-        channel = 0 if recipe.layout == "NCHW" else 2
-        np.testing.assert_allclose(m.saliency, np.abs(gradient).max(channel), rtol=1e-5)
+        expected_map = np.abs(recipe.picture(gradient)).max(axis=2)
+        np.testing.assert_allclose(m.saliency, expected_map, rtol=1e-5)
         assert m.saliency.dtype == np.float32
         assert m.saliency.base is None
         if "gradient" in recipe.outputs:
@@ -172,3 +181,32 @@ def test_pictures_are_preprocessed_and_mapped_back(engine: Engine) -> None:
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
     assert found.maps[0].size == (6, 8)
     np.testing.assert_array_equal(found.picture.pixels, picture)  # type: ignore[union-attr]
+
+
+def test_a_flat_file_takes_pictures_and_vectors_alike(tmp_path: Path) -> None:
+    """Pixel (1, 2) of a picture is the elements 1 * W * C + 2 * C ... of the vector."""
+    engine = Engine(write(tmp_path / "flat.onnx", Recipe(layout="flat")), "cpu")
+    picture = np.zeros((6, 8, 3), np.uint8)
+    picture[1, 2] = 255, 0, 255
+    vector = np.tile(np.float32([-1, -1, 0]), 6 * 8)  # black, normalised
+    vector[30:33] = 1, -1, 1
+    (by_picture,) = engine.saliency(picture, 1)
+    (by_vector,) = engine.saliency(vector, 1)
+    (in_batch,) = engine.saliency(vector[np.newaxis], 1)
+    assert by_vector.saliency.shape == (6, 8)
+    np.testing.assert_array_equal(by_picture.saliency, by_vector.saliency)
+    np.testing.assert_array_equal(in_batch.saliency, by_vector.saliency)
+    assert by_picture.size == (6, 8)
+
+
+def test_a_flat_file_whose_picture_does_not_fit_is_refused(tmp_path: Path) -> None:
+    recipe = Recipe(layout="flat", record=None, overrides={"picture": "[6, 9, 3]"})
+    with pytest.raises(ModelFileError, match=r"a picture of \(6, 9, 3\)"):
+        Engine(write(tmp_path / "flat.onnx", recipe), "cpu")
+
+
+@pytest.mark.parametrize("text", ["[6, 8]", "[6, 8, 0]", "[6, 8.0, 3]", "3", "[6, true, 3]"])
+def test_a_flat_file_with_a_broken_picture_is_refused(tmp_path: Path, text: str) -> None:
+    recipe = Recipe(layout="flat", record=None, overrides={"picture": text})
+    with pytest.raises(ModelFileError, match=r"deepinside\.picture of"):
+        Engine(write(tmp_path / "flat.onnx", recipe), "cpu")

@@ -34,7 +34,7 @@ def climb(start: Any, index: int, steps: int, step_size: float, l2: float) -> An
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
 @pytest.mark.parametrize("batch", [None, 1, 4])
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "flat"])
 def test_pictures_and_scores(tmp_path: Path, steps: int, batch: int | None, layout: str) -> None:
     recipe = STEP.but(batch=batch, layout=layout)
     engine = Engine(write(tmp_path / "v.onnx", recipe), "cpu")
@@ -57,8 +57,7 @@ def test_pictures_and_scores(tmp_path: Path, steps: int, batch: int | None, layo
         assert image.steps == steps
         assert not image.stopped_early
         assert image.label == LABELS[image.index]
-        planes = image.image if layout == "NHWC" else image.image.transpose(1, 2, 0)
-        shown = (planes * RECORD["std"] + RECORD["mean"]) * 255
+        shown = (recipe.picture(image.image) * RECORD["std"] + RECORD["mean"]) * 255
         np.testing.assert_allclose(image.picture, np.clip(shown, 0, 255), atol=0.51)
 
 

@@ -109,7 +109,7 @@ GREY = {"channel_order": "L", "mean": [0.5], "std": [0.25]}
         ((98, 49), "1", CROP),
     ],
 )
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "flat"])
 def test_edge_prepares_pictures_as_the_engine_does(
     tmp_path: Path, size: tuple[int, int], mode: str, record: dict[str, Any], layout: Layout
 ) -> None:

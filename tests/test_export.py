@@ -424,7 +424,7 @@ def _broken(kind: str) -> onnx.ModelProto:
         ("custom operator", ExportError, "com.example"),
         ("two images", ClassifierError, "several image inputs.*--image-input.*mask"),
         ("integer image", ClassifierError, "holds integers"),
-        ("flat input", ClassifierError, "no image input of four axes"),
+        ("flat input", ClassifierError, "flat vector: .*--image-size"),
         ("two tables", ScoreError, "several outputs.*--score-output"),
         ("training mode", GradientError, "training mode"),
         ("wrong channels", GradientError, "has 4 channels and its weights expect 3"),

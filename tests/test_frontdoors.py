@@ -1,5 +1,6 @@
 """PyTorch classifiers through the front doors: modules, factories, timm, weights."""
 
+import importlib
 import json
 import pickle
 from pathlib import Path
@@ -144,7 +145,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(pytorch.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(MissingPackageError, match=r"pip install 'deepinside\[torch\]'"):
         pytorch.load("timm:resnet18")
 
@@ -153,7 +154,7 @@ def test_a_package_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPa
     def broken(name: str) -> Any:
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr(pytorch.importlib, "import_module", broken)
+    monkeypatch.setattr(importlib, "import_module", broken)
     with pytest.raises(ClassifierError, match=r"'torch' is installed but can't be imported.*nms"):
         pytorch.load("timm:resnet18")
 

@@ -15,7 +15,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = ("exporters", "engine", "cli", "models")
 GRAPH_LIBRARIES = frozenset({"onnx", "onnx_ir", "onnxscript"})
-FRAMEWORKS = frozenset({"torch", "torchvision", "timm"})
+FRAMEWORKS = frozenset(
+    {"torch", "torchvision", "timm", "transformers", "keras", "tensorflow"}
+    | {"jax", "jax2onnx", "flax", "equinox", "sklearn", "skl2onnx", "skops"}
+)
 
 NEVER: dict[str, frozenset[str]] = {
     "engine": GRAPH_LIBRARIES

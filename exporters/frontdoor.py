@@ -1,0 +1,95 @@
+"""What the front doors of the frameworks share; each framework is imported by its own door only."""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from deepinside.exporters.errors import ClassifierError, MissingPackageError
+
+__all__ = ["OPSET", "Opened", "existing_file", "factory", "refuse", "require"]
+
+# Every runtime and every provider has kernels for it; newer opsets lose some.
+OPSET = 18
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A classifier as it comes out of a front door.
+
+    Attributes:
+        model: as an ONNX graph, with a dynamic batch.
+        preprocessing: what the door knows of the preprocessing, as a record of the file contract.
+        labels: one name per class, where the door knows them.
+    """
+
+    model: ir.Model
+    preprocessing: dict[str, Any] | None = None
+    labels: list[str] | None = None
+
+
+def require(name: str, extra: str, purpose: str, advice: str | None = None) -> Any:
+    """Import a package of a framework.
+
+    Args:
+        name: of the package.
+        extra: of deepinside that brings it.
+        purpose: what needs it, e.g. `a PyTorch classifier`.
+        advice: what to do where it is installed but broken.
+
+    Raises:
+        MissingPackageError: it is not installed.
+        ClassifierError: it is, and can't be imported.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or name).partition(".")[0]
+        raise MissingPackageError(missing, extra, purpose) from error
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        advice = advice or f"install it again with pip install 'deepinside[{extra}]'"
+        raise ClassifierError(
+            f"the package {name!r} is installed but can't be imported ({error}); {advice}."
+        ) from error
+
+
+def factory(door: str, name: str) -> Any:
+    """The function that `package.module:factory` names.
+
+    Raises:
+        ClassifierError: it names none, or can't be imported.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise ClassifierError(
+            f"{door}:{name} does not name a factory; write {door}:package.module:factory."
+        )
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ClassifierError(f"{door}:{name} can't be imported: {error}.") from error
+
+
+def existing_file(path: Path) -> Path:
+    """The path, if there is a file.
+
+    Raises:
+        ClassifierError: there is none.
+    """
+    if not path.is_file():
+        raise ClassifierError(f"there is no file {path}.")
+    return path
+
+
+def refuse(door: str, **options: Any) -> None:
+    """Complain of options that mean nothing for this door, rather than ignore them.
+
+    Raises:
+        ClassifierError: one is given.
+    """
+    given = [name for name, value in options.items() if value is not None and value is not False]
+    if given:
+        named = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ClassifierError(f"{named} can't be used with {door}.")
