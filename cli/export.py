@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 
-from deepinside.cli.errors import reports_errors
+from deepinside.cli.errors import Failure, reports_errors
 from deepinside.cli.model import classifier_facts, read_labels, read_record, run_export
 from deepinside.cli.options import (
     json_option,
@@ -59,6 +60,12 @@ _ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule",
     "--relu",
     type=click.Choice(["gradient", "deconvnet", "guided"]),
     help="Backward rule of ReLU.  [default: gradient]",
+)
+@click.option(
+    "--autodiff",
+    type=click.Choice(["standard", "ort-training"]),
+    help="What builds the gradient; ort-training's runs on onnxruntime-training only, and is "
+    "checked before it is kept.  [default: standard]",
 )
 @click.option(
     "--target-input",
@@ -155,7 +162,10 @@ def export(
     if classifier.startswith(("torch:", "jax:")):
         sys.path.insert(0, "")  # a factory may stand in the current folder, as with python -m
     make_folder(output.parent)
-    report = run_export(classifier, output, task, options)
+    if options.get("autodiff") == "ort-training":
+        report = _export_checked(classifier, output, task, options)
+    else:
+        report = run_export(classifier, output, task, options)
     for sentence in report.bypassed:
         say(f"Bypassed: {sentence}", quiet=quiet)
     growth = 100 * (report.size_after / report.size_before - 1)
@@ -171,6 +181,29 @@ def export(
         click.echo(json.dumps(fields, ensure_ascii=False))
     else:
         click.echo(report.path)
+
+
+def _export_checked(classifier: str, output: Path, task: str, options: dict[str, Any]) -> Any:
+    """Export with the second back end, whose gradient can be wrong: keep it if it is not."""
+    from deepinside.engine import Engine, EngineError
+
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".deepinside-") as folder:
+        draft = Path(folder) / output.name
+        report = run_export(classifier, draft, task, options)
+        try:
+            checked = Engine(draft, device="cpu").check()
+        except EngineError as error:
+            raise Failure(
+                f"the gradient of onnxruntime-training can't be checked: {error}"
+            ) from error
+        if not checked.passed:
+            raise Failure(
+                "onnxruntime-training's gradient of this classifier is wrong (it differs from "
+                f"differences of the score by {checked.error:.0%}): export it without --autodiff."
+            )
+        for part in Path(folder).iterdir():
+            part.replace(output.parent / part.name)
+    return dataclasses.replace(report, path=output)
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -130,6 +130,7 @@ def _contract_rows(contract: dict[str, Any]) -> list[tuple[str, str]]:
         *(("bypassed", sentence) for sentence in score["bypassed"]),
         ("activation", contract["activation"]),
         ("relu", contract["relu"]),
+        ("autodiff", contract["autodiff"]),
     ]
     for key in ("target_input", "step_rule", "licence"):
         if contract[key] is not None:

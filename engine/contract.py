@@ -20,6 +20,7 @@ Activation = Literal["none", "softmax", "log_softmax", "sigmoid"]
 ScoreKind = Literal["logit", "probability"]
 StepRule = Literal["plain", "normalized"]
 Relu = Literal["gradient", "deconvnet", "guided"]
+Autodiff = Literal["standard", "ort-training"]
 
 _NEEDED_NAMES: Mapping[str, tuple[str, ...]] = {
     "saliency": ("image", "class_scores"),
@@ -60,6 +61,8 @@ class Contract:
         target_input: `optional`, `required`, `fixed:INDEX`; None in a visualization file.
         step_rule: `plain` or `normalized`; None in a saliency file.
         relu: backward rule of ReLU.
+        autodiff: what built the gradient: `standard`, or `ort-training`, whose operators only
+            onnxruntime-training has.
         preprocessing: how a picture becomes the input; None where not known.
         labels: one name per class; None where not known.
         licence: of the weights; None where not known.
@@ -78,6 +81,7 @@ class Contract:
     target_input: str | None
     step_rule: StepRule | None
     relu: Relu
+    autodiff: Autodiff
     preprocessing: Preprocessing | None
     labels: tuple[str, ...] | None
     licence: str | None
@@ -140,6 +144,7 @@ def parse_contract(metadata: Mapping[str, str], *, where: str) -> Contract:
             reader.choice("step_rule", get_args(StepRule)) if task == "visualization" else None
         ),
         relu=reader.choice("relu", get_args(Relu)),
+        autodiff=reader.autodiff(),
         preprocessing=reader.preprocessing(),
         labels=reader.labels(classes),
         licence=metadata.get(f"{PREFIX}licence"),
@@ -175,6 +180,11 @@ class _Reader:
         if text not in choices:
             raise self.broken(key, f"is {text!r}, not one of {', '.join(choices)}")
         return text
+
+    def autodiff(self) -> Any:
+        """Added to the contract later: absent from files with standard operators."""
+        given = f"{PREFIX}autodiff" in self.metadata
+        return self.choice("autodiff", get_args(Autodiff)) if given else "standard"
 
     def decoded(self, key: str, kind: type) -> Any:
         try:

@@ -3,11 +3,18 @@
 import functools
 import importlib
 import importlib.metadata
+from pathlib import Path
 from types import ModuleType
 
 from deepinside.engine.errors import RuntimeConflictError, RuntimeMissingError
 
-__all__ = ["check_single", "installed_distributions", "load_runtime", "runtime_errors"]
+__all__ = [
+    "check_single",
+    "installed_distributions",
+    "load_runtime",
+    "require_training",
+    "runtime_errors",
+]
 
 # Each of these installs the import package `onnxruntime`; two of them overwrite each other.
 _DISTRIBUTIONS = (
@@ -83,6 +90,22 @@ def load_runtime() -> ModuleType:
             f"ONNX Runtime is installed but can't be imported ({error}): reinstall it with "
             "pip install --force-reinstall onnxruntime, or onnxruntime-gpu for NVIDIA GPUs."
         ) from error
+
+
+def require_training(path: Path) -> None:
+    """Check that the runtime has the operators of onnxruntime-training's gradients.
+
+    Raises:
+        RuntimeMissingError: it is another build.
+    """
+    load_runtime()
+    state = importlib.import_module("onnxruntime.capi._pybind_state")
+    if not hasattr(state, "GradientGraphBuilder"):
+        raise RuntimeMissingError(
+            f"{path} was exported with --autodiff ort-training and runs on onnxruntime-training "
+            "only: install that in an environment of its own, or export the classifier again "
+            "without the option."
+        )
 
 
 @functools.cache

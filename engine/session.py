@@ -26,7 +26,7 @@ from deepinside.engine.providers import (
     preload_libraries,
     require_provider,
 )
-from deepinside.engine.runtime import load_runtime, runtime_errors
+from deepinside.engine.runtime import load_runtime, require_training, runtime_errors
 
 __all__ = ["PlacedNode", "Session", "SessionSettings", "TensorInfo", "open_session"]
 
@@ -159,8 +159,10 @@ def open_session(path: str | Path, settings: SessionSettings | None = None) -> S
     device = parse_device(settings.device)
     if settings.threads is not None and settings.threads < 1:
         raise SettingError(f"threads is {settings.threads}; it must be at least 1.")
-    read_header(path)  # a clear error for what is no model at all
+    header = read_header(path)  # a clear error for what is no model at all
     load_runtime()
+    if header.metadata.get("deepinside.autodiff") == "ort-training":
+        require_training(path)
     if device.kind == "auto":
         session = _open_best(path, settings)
     else:

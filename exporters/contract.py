@@ -60,6 +60,7 @@ def metadata(
     activation: str,
     score: Mapping[str, Any],
     relu: str,
+    autodiff: str,
     preprocessing: Mapping[str, Any] | None,
     labels: Sequence[str] | None,
     licence: str | None,
@@ -88,6 +89,8 @@ def metadata(
         "relu": relu,
         **others,
     }
+    if autodiff != "standard":
+        values["autodiff"] = autodiff
     if picture is not None:
         values["picture"] = json.dumps(list(picture))
     if preprocessing is not None:

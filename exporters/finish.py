@@ -25,10 +25,15 @@ _TYPES_SINCE = (
 )
 
 
-def finish(model: ir.Model, path: Path) -> int:
+def finish(model: ir.Model, path: Path, *, portable: bool = True) -> int:
     """Remove dead code, check the model and write it.
 
     Nothing is left half written: the file appears under its name when it is whole.
+
+    Args:
+        model: the exported graph.
+        path: of the file.
+        portable: whether it is made of ONNX's own operators; ONNX's checker knows no others.
 
     Returns:
         Bytes written.
@@ -49,7 +54,8 @@ def finish(model: ir.Model, path: Path) -> int:
             draft = Path(folder) / path.name
             data = f"{path.name}.data" if weights > _SINGLE_FILE_LIMIT else None
             ir.save(model, draft, external_data=data)
-            _check(draft)
+            if portable:
+                _check(draft)
             written = 0
             for name in (data, path.name):  # the model last: it is whole once it is there
                 if name is None:

@@ -4,12 +4,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import onnx_ir as ir
 
 import deepinside.exporters.rules  # noqa: F401  (registers the gradient rules)
-from deepinside.exporters import contract
+from deepinside.exporters import contract, ort_training
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.finish import finish
@@ -27,6 +27,8 @@ from deepinside.exporters.score import (
 from deepinside.exporters.shapes import probe_shapes
 from deepinside.exporters.source import Source, open_classifier
 from deepinside.exporters.targets import Target, select_target
+
+Autodiff = Literal["standard", "ort-training"]
 
 __all__ = ["ExportReport", "GraphOptions", "Stage"]
 
@@ -71,6 +73,8 @@ class GraphOptions:
         score: `logit` (unnormalised) or `probability`.
         score_output: name of the output (or tensor) that holds the class scores.
         relu: backward rule of ReLU: `gradient`, `deconvnet` or `guided`.
+        autodiff: what builds the gradient: `standard` (this package, ONNX's own operators), or
+            `ort-training` (onnxruntime-training's builder; the file runs on that runtime only).
     """
 
     image_input: str | None = None
@@ -79,6 +83,7 @@ class GraphOptions:
     score: ScoreKind = "logit"
     score_output: str | None = None
     relu: ReluMode = "gradient"
+    autodiff: Autodiff = "standard"
 
     def __post_init__(self) -> None:
         """Refuse values outside the choices, which a caller without types can pass."""
@@ -86,10 +91,13 @@ class GraphOptions:
             ("layout", (None, *get_args(Layout))),
             ("score", get_args(ScoreKind)),
             ("relu", get_args(ReluMode)),
+            ("autodiff", get_args(Autodiff)),
         ):
             if getattr(self, name) not in choices:
                 possible = ", ".join(str(choice) for choice in choices if choice)
                 raise ExportError(f"{name} can be {possible}, not {getattr(self, name)!r}.")
+        if self.autodiff == "ort-training" and self.relu != "gradient":
+            raise ExportError("autodiff ort-training knows the gradient of ReLU only.")
         size = self.image_size
         if size is not None and (len(size) != 2 or not all(length > 0 for length in size)):
             raise ExportError(f"image_size can be (height, width) in pixels, not {size!r}.")
@@ -154,9 +162,15 @@ class Stage:
         op = self.op
         table = score_table(op, self.scores, self.options.score)
         selected = select_target(op, table, self.scores.classes, target)
-        gradient = backpropagate(
-            op, selected.seed, score=table, image=self.image.value, relu=self.options.relu
-        )
+        image = self.image.value
+        if self.options.autodiff == "ort-training":
+            gradient = ort_training.differentiate(
+                op, self.model, selected.seed, score=table, image=image
+            )
+        else:
+            gradient = backpropagate(
+                op, selected.seed, score=table, image=image, relu=self.options.relu
+            )
         return selected, gradient
 
     def output_shape(self, part: str) -> ir.Shape:
@@ -223,6 +237,7 @@ class Stage:
                 "bypassed": list(self._bypassed()),
             },
             relu=self.options.relu,
+            autodiff=self.options.autodiff,
             preprocessing=self.preprocessing,
             labels=self.source.labels if labels is None else labels,
             licence=licence,
@@ -236,7 +251,7 @@ class Stage:
         self, path: Path, task: str, names: Mapping[str, str], started: float
     ) -> ExportReport:
         """Write the file and say what was done since `started` (of `time.perf_counter`)."""
-        size = finish(self.model, path)
+        size = finish(self.model, path, portable=self.options.autodiff == "standard")
         return ExportReport(
             path=path,
             task=task,
