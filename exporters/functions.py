@@ -48,6 +48,7 @@ def expand_functions(model: ir.Model) -> ir.Model:
             if body is not None:
                 _call(model, node, body, opset, f"{node.op_type}.{len(tried)}")
         passes.InlinePass(lambda function: function.domain == _DOMAIN)(model)
+        passes.RemoveUnusedNodesPass()(model)  # what makes outputs that nobody asked for
     return model
 
 

@@ -261,7 +261,7 @@ def _difference(
     """Derivative of `run` along v: the central difference."""
     x = point[wrt]
     ahead, behind = (
-        run({**point, wrt: (x + sign * step * v).astype(x.dtype)}).astype(np.float64)
+        run({**point, wrt: np.asarray(x + sign * step * v).astype(x.dtype)}).astype(np.float64)
         for sign in (1.0, -1.0)
     )
     return (ahead - behind) / (2.0 * step)

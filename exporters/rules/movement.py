@@ -139,7 +139,7 @@ def add_at(
 def pad(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """DX = g without the padding; reflected, repeated or wrapped values add to their origin.
 
-    A negative pad is a crop, and puts zeros back.
+    A negative pad is a crop, and puts zeros back. dvalue = the sum of g over the padding.
     """
     x, rank = node.x, node.rank(node.x)
     pads, axes = node.constant(1), node.constant(3)
@@ -147,6 +147,7 @@ def pad(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     chosen = range(rank) if axes is None else [node.axis(x, int(axis)) for axis in axes]
     mode = node.attribute("mode")
     half = len(pads) // 2
+    whole = g
     for i, axis in enumerate(chosen):
         before, after = int(pads[i]), int(pads[half + i])
         if before == after == 0:
@@ -160,7 +161,12 @@ def pad(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
             around = (max(0, before), max(0, after))
             origin = np.pad(kept, around, mode=mode)
             g = put_back(g, origin, axis, size, rank, op)
-    return (g,)
+
+    def value() -> ir.Value:
+        totals = [op.reduce("ReduceSum", v, list(range(rank)), keepdims=False) for v in (whole, g)]
+        return op.reshape_like(op.Sub(*totals), node.inputs[2])
+
+    return g, None, value
 
 
 def put_back(
