@@ -14,8 +14,11 @@ from deepinside.exporters.rules.nondifferentiable import FLAT, QUANTISERS
 
 __all__ = ["DEFINITION_UNUSED", "expand_functions", "has_definition"]
 
-# Operators whose definition does not help: it draws random numbers, or loops.
-DEFINITION_UNUSED: frozenset[str] = frozenset({"Bernoulli", "Range", "SequenceMap"})
+# Operators whose definition does not help: it draws random numbers, loops, or has no image to see.
+DEFINITION_UNUSED: frozenset[str] = frozenset(
+    {"Bernoulli", "BlackmanWindow", "HammingWindow", "HannWindow", "LinearAttention", "Range"}
+    | {"SequenceMap"}
+)
 
 _DOMAIN = "deepinside.definition"
 
