@@ -31,7 +31,7 @@ _TOLERANCE = {np.float64: 1e-6, np.float32: 1e-4, np.float16: 1e-2}
 # Rounding of published results, relative to the largest.
 _ROUNDING = {np.dtype(np.float16): 2e-3, np.dtype(ml_dtypes.bfloat16): 2e-2}
 # Factor and offset of points at which results or slopes are infinite.
-_MOVED = {"pow": (0.1, 0.5)}
+_MOVED = {"acosh_example": (1.0, 0.5), "pow": (0.1, 0.5)}
 # Factor on the tolerance: the weights' gradient is the difference of two nearly equal sums of 6480
 # terms, in float32.
 _CANCELLING = {"sce_NCd1d2d3d4d5_mean_weight_log_prob": 10.0}
@@ -134,7 +134,10 @@ def _oracles(case: NodeCase, prepared: ir.Model) -> Iterator[_Oracle]:
                 yield _Oracle(run, slack=slack)
     single = onnx.ModelProto.FromString(case.model.SerializeToString())
     change_types(single.graph, FLOATS, TensorProto.FLOAT)
-    run = _in_type(np.float32, _given(single, runtime(single)))
+    try:
+        run = _in_type(np.float32, _given(single, runtime(single)))
+    except (NotImplemented, InvalidGraph):
+        return
     if case.name in _AS_THE_RUNTIME or _reproduces(case, run):
         yield _Oracle(run, step=1e-2, slack=100.0)
 
@@ -155,7 +158,7 @@ def _reproduces(case: NodeCase, run: Run) -> bool:
         warnings.simplefilter("ignore")  # overflow, which some cases are about
         try:
             results = run(case.point)
-        except Exception:  # noqa: BLE001  (an operator that the evaluator lacks, or fails on)
+        except Exception:  # (an operator that the evaluator lacks, or fails on)
             return False
     return all(
         not _is_float_array(theirs) or _close(ours, theirs)

@@ -91,7 +91,9 @@ def _placed() -> list[Case]:
         ),
     ):
         both = {"wrt": (0, 2), "since": 18, "reduction": reduction} | options | free
-        cases.append(one(operator, f"{reduction},{index.tolist()}", distinct, index, updates, **both))
+        cases.append(
+            one(operator, f"{reduction},{index.tolist()}", distinct, index, updates, **both)
+        )
     products = {"reduction": "mul", "dynamic": {}}
     return [
         *cases,

@@ -180,6 +180,7 @@ _POOLS = [
     Kink(one("GlobalMaxPool", "ties, 1-D", _ties(2, 3, 6)), lambda x: F.adaptive_max_pool1d(x, 1)),
 ]
 
+
 def _sample(padding: str, *, align: bool) -> Kink:
     """GridSample on whole coordinates, on the borders and outside."""
     places = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])

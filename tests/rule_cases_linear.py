@@ -181,7 +181,15 @@ def _einsum() -> list[Case]:
         one("Einsum", "trace", (2, 3, 3), equation="bii->b"),
         one("Einsum", "sum of a diagonal", (3, 3), equation="ii", dynamic={}),
         one("Einsum", "diagonals of a batch", (2, 3, 3), equation="...ii->...i"),
-        one("Einsum", "weighted diagonal", (2, 3, 3), (3, 4), wrt=(0, 1), equation="bii,ij->bj", dynamic={0: (0,)}),
+        one(
+            "Einsum",
+            "weighted diagonal",
+            (2, 3, 3),
+            (3, 4),
+            wrt=(0, 1),
+            equation="bii,ij->bj",
+            dynamic={0: (0,)},
+        ),
         one("Einsum", "batch", a, b, equation="bij,jk->bik"),
         one("Einsum", "size unknown", a, b, equation="bij,jk->bi", dynamic={0: (0, 1)}),
     ]

@@ -78,7 +78,17 @@ def _weights() -> list[Case]:
         name = f"weights,x{x},w{w},{_written(**options)}".replace(" ", "")
         bias, both = (w[1] * int(options.get("group", 1)),), {"dynamic": {}} | options
         cases.append(
-            one("ConvTranspose", name, x, w, bias, wrt=(1, 2), runtime=(0,), oracle="runtime", **both)
+            one(
+                "ConvTranspose",
+                name,
+                x,
+                w,
+                bias,
+                wrt=(1, 2),
+                runtime=(0,),
+                oracle="runtime",
+                **both,
+            )
         )
     batch: dict[str, Any] = {"wrt": (1,), "runtime": (0,), "dynamic": {0: (0,)}}
     return [

@@ -47,7 +47,12 @@ def _selected() -> list[Case]:
         several(
             "MaxUnpool",
             "of the maxima",
-            {"x": (1, 2, 2, 3), "indices": _whole([[[0, 7, 9], [13, 14, 22]], [[24, 31, 33], [37, 38, 46]]]).reshape(1, 2, 2, 3)},
+            {
+                "x": (1, 2, 2, 3),
+                "indices": _whole(
+                    [[[0, 7, 9], [13, 14, 22]], [[24, 31, 33], [37, 38, 46]]]
+                ).reshape(1, 2, 2, 3),
+            },
             Node("MaxUnpool", ["x", "indices"], ["y"], {"kernel_shape": [2, 2], "strides": [2, 2]}),
             dynamic={},
         ),
@@ -68,7 +73,10 @@ def _grids() -> list[Case]:
         for size, align in product(((3, 5), (4, 1), (2, 3, 4)), (0, 1))
         if 1 not in size or not align
     ]
-    return [*cases, one("AffineGrid", "default", (2, 2, 3), _whole(2, 1, 4, 3), dynamic={}, oracle="runtime")]
+    return [
+        *cases,
+        one("AffineGrid", "default", (2, 2, 3), _whole(2, 1, 4, 3), dynamic={}, oracle="runtime"),
+    ]
 
 
 def _samples() -> list[Case]:
@@ -83,7 +91,16 @@ def _samples() -> list[Case]:
         plane, volume = (2, 3, 5, 6), (2, 2, 3, 4, 5)
         free = {0: (0,), 1: (0,)}
         cases += [
-            one("GridSample", f"bilinear,{name}", plane, grid, mode="bilinear", until=16, dynamic={}, **linear),
+            one(
+                "GridSample",
+                f"bilinear,{name}",
+                plane,
+                grid,
+                mode="bilinear",
+                until=16,
+                dynamic={},
+                **linear,
+            ),
             one("GridSample", f"linear,{name}", plane, grid, since=20, dynamic=free, **both),
             one(
                 "GridSample",

@@ -211,9 +211,7 @@ def conv_transpose(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
             shape,
             group,
             op,
-            sizes=[
-                [node.size(v, axis) for axis in range(2, len(shape))] for v in (node.y, node.x)
-            ],
+            sizes=[[node.size(v, axis) for axis in range(2, len(shape))] for v in (node.y, node.x)],
             strides=strides,
             dilations=dilations,
             pads=pads,
