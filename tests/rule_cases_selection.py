@@ -148,6 +148,10 @@ def _transforms() -> list[Case]:
         (8, 1, 0, 1, 1),
         (8, 2, 1, 0, 1),
         (4, 2, 1, 0, 1),
+        (None, 2, 1, 1, 1),
+        (9, 2, 1, 1, 1),
+        (8, 2, 1, 1, 2),
+        (6, 2, 1, 1, 1),
     ):
         name = f"{length},{parts},inverse={inverse},onesided={onesided},axis={axis}"
         size = None if length is None else _whole(length).reshape(())

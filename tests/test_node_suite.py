@@ -1,12 +1,17 @@
 """Every float operator of ONNX, measured on ONNX's own node tests."""
 
 import warnings
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 import pytest
 from gradcheck import GradientMismatch
 from node_check import check_case
 from node_suite import NodeCase, node_cases
+
+from deepinside.exporters import registry
+from deepinside.exporters.rules import nondifferentiable, normalization
 
 # What is refused, as `case:input:output`, with the reason. Exact: a gradient that is refused and
 # not listed fails the test, and so does one that is listed and works.
@@ -106,25 +111,40 @@ def test_every_entry_of_the_tables_is_a_case() -> None:
     assert {case.name for case in node_cases()} >= _INCOMPARABLE
 
 
-def test_a_wrong_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousandth too much, in a definition too."""
-    from dataclasses import replace
-
-    from deepinside.exporters import registry
-
-    def scaled(operator: str, version: int) -> None:
-        rule = registry.rules()[operator, version]
-
-        def wrong(g, node, op):  # type: ignore[no-untyped-def]
-            return op.Mul(rule.function(g, node, op), 1.001)
-
-        monkeypatch.setitem(registry._RULES, (operator, version), replace(rule, function=wrong))
-
-    scaled("Softmax", 13)
-    scaled("Tanh", 13)
-    cases = {case.name: case for case in node_cases()}
+def _check(name: str) -> None:
+    (case,) = (case for case in node_cases() if case.name == name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in ("softmax_axis_1", "tanh", "attention_4d", "attention_3d_gqa_softcap_expanded"):
-            with pytest.raises(GradientMismatch, match="differences give"):
-                check_case(cases[name])
+        check_case(case)
+
+
+@pytest.mark.parametrize(
+    "name", ["softmax_axis_1", "tanh", "attention_4d", "attention_3d_gqa_softcap_expanded"]
+)
+def test_a_wrong_gradient_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousandth too much, in a definition too."""
+    for key in (("Softmax", 13), ("Tanh", 13)):
+        rule = registry.rules()[key]
+
+        def wrong(g: Any, node: Any, op: Any, rule: registry.Rule = rule) -> Any:
+            return op.Mul(rule.function(g, node, op), 1.001)
+
+        monkeypatch.setitem(registry._RULES, key, replace(rule, function=wrong))
+    with pytest.raises(GradientMismatch, match="differences give"):
+        _check(name)
+
+
+def test_rows_that_are_masked_as_a_whole_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "attention_23_boolmask_fullymasked_row_nan_robustness"
+    _check(name)
+    monkeypatch.setattr(normalization, "_is_guarded", lambda value: False)
+    with pytest.raises(GradientMismatch, match="nan"):
+        _check(name)
+
+
+def test_an_operator_that_is_wrongly_called_flat_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nondifferentiable, "FLAT", nondifferentiable.FLAT | {"OneHot"})
+    with pytest.raises(GradientMismatch, match="is 0, but differences give"):
+        _check("onehot_with_axis")
