@@ -3,29 +3,111 @@
 from itertools import groupby
 from pathlib import Path
 
+import onnx
+
+from deepinside.exporters.functions import has_definition
 from deepinside.exporters.gradient import backpropagate  # noqa: F401  (registers the rules)
 from deepinside.exporters.nondifferentiable import FLAT
-from deepinside.exporters.registry import rules
+from deepinside.exporters.registry import rules, schema_versions
 
-_HEAD = """# Operators with a gradient rule
+_HEAD = """# Operators and their gradients
 
-Written by `docs/make_operators.py`. A node between image and score of any other operator or version
-stops the export with an error that names it. Outside that path every operator may stand.
+Written by `docs/make_operators.py`; every operator of ONNX's default domain is here once. A node
+between image and score of an operator or version without a gradient stops the export with an error
+that names it. Outside that path every operator may stand. All gradients are measured on ONNX's own
+node tests (`tests/test_node_suite.py`).
+
+## With a gradient rule
 
 | operator | schema versions, from opset 17 on |
 |---|---|
 """
 
+_DEFINED = """
+## Replaced by their definition
+
+ONNX defines these by simpler operators, which take their place in the exported file.
+
+| operator | schema versions, from opset 17 on |
+|---|---|
+"""
+
+_WITHOUT = """
+## Without a gradient
+
+| why | operators |
+|---|---|
+"""
+
+RECURRENT = ("GRU", "LSTM", "RNN")
+
+# Why an operator has no gradient. Flat ones are in the registry's own data.
+REASONS: dict[str, tuple[str, ...]] = {
+    "integers, booleans or bits": (
+        *("And", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"),
+        *("ConvInteger", "MatMulInteger", "Or", "Xor"),
+    ),
+    "quantised values": (
+        *("DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"),
+        "QuantizeLinear",
+    ),
+    "no input that an image could reach: constants, windows, random numbers": (
+        *("BlackmanWindow", "Constant", "HammingWindow", "HannWindow", "MelWeightMatrix"),
+        *("RandomNormal", "RandomUniform"),
+    ),
+    "random choice": ("Bernoulli", "Multinomial"),
+    "the output's size depends on values": ("NonMaxSuppression", "Range", "Unique"),
+    "sequences and optional values": (
+        *("ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement"),
+        *("SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert"),
+        *("SequenceLength", "SequenceMap", "SplitToSequence"),
+    ),
+    "text, and encoded pictures": (
+        *("ImageDecoder", "RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit"),
+        "TfIdfVectorizer",
+    ),
+    "withdrawn by ONNX": ("Scatter", "Upsample"),
+    "no form of the gradient that every runtime has": (
+        *("DeformConv", "Det", "MaxRoiPool", "RoiAlign"),
+    ),
+    "of audio and language models": ("CumProd", "LinearAttention", "STFT", "TensorScatter"),
+}
+
+
+def versions_with_rule() -> dict[str, list[int]]:
+    """The versions that have a rule, by operator."""
+    found = groupby(sorted(rules()), key=lambda rule: rule[0])
+    return {operator: [version for _, version in versions] for operator, versions in found}
+
+
+def versions_with_definition() -> dict[str, list[int]]:
+    """The versions that are replaced by their definition, by operator."""
+    names = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+    found = {
+        name: [v for v in schema_versions(name) if has_definition(name, v)]
+        for name in sorted(names)
+    }
+    return {name: versions for name, versions in found.items() if versions}
+
 
 def table() -> str:
     """The page's text."""
-    rows = "".join(
-        f"| {operator} | {', '.join(str(version) for _, version in versions)} |\n"
-        for operator, versions in groupby(sorted(rules()), key=lambda rule: rule[0])
+    ruled, defined = versions_with_rule(), versions_with_definition()
+    for name in ruled.keys() & defined.keys():
+        ruled[name] = [*ruled[name], *defined.pop(name)]
+    rows, definitions = (
+        "".join(
+            f"| {operator} | {', '.join(str(v) for v in sorted(versions))} |\n"
+            for operator, versions in sorted(found.items())
+        )
+        for found in (ruled, defined)
     )
-    return (
-        f"{_HEAD}{rows}\nFlat everywhere, so that no gradient passes: {', '.join(sorted(FLAT))}.\n"
+    layers = f"\nRecurrent layers ({', '.join(sorted(RECURRENT))}) are written out as a Scan.\n"
+    reasons = {"flat everywhere: no gradient passes": tuple(FLAT), **REASONS}
+    without = "".join(
+        f"| {reason} | {', '.join(sorted(names))} |\n" for reason, names in reasons.items()
     )
+    return f"{_HEAD}{rows}{_DEFINED}{definitions}{layers}{_WITHOUT}{without}"
 
 
 if __name__ == "__main__":

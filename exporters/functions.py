@@ -5,6 +5,8 @@ and their gradient is that of the definition. Operators with a rule stay whole: 
 is shorter, and runtimes keep their fused kernels.
 """
 
+from typing import Any
+
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
@@ -14,8 +16,11 @@ from deepinside.exporters.registry import has_rule
 
 __all__ = ["DEFINITION_UNUSED", "expand_functions", "has_definition"]
 
-# Operators whose definition does not help: it draws random numbers, or loops.
-DEFINITION_UNUSED: frozenset[str] = frozenset({"Bernoulli", "Range", "SequenceMap"})
+# Operators whose definition does not help: it draws random numbers, loops, or has no image to see.
+DEFINITION_UNUSED: frozenset[str] = frozenset(
+    {"Bernoulli", "BlackmanWindow", "HammingWindow", "HannWindow", "LinearAttention", "Range"}
+    | {"SequenceMap"}
+)
 
 _DOMAIN = "deepinside.definition"
 
@@ -24,7 +29,7 @@ def has_definition(operator: str, version: int) -> bool:
     """Whether nodes of this schema version are replaced by their definition."""
     if has_rule(operator, version) or operator in FLAT | QUANTISERS | DEFINITION_UNUSED:
         return False
-    schema = onnx.defs.get_schema(operator, version, "")
+    schema: Any = onnx.defs.get_schema(operator, version, "")  # its stubs lack what it has
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
@@ -48,6 +53,7 @@ def expand_functions(model: ir.Model) -> ir.Model:
             if body is not None:
                 _call(model, node, body, opset, f"{node.op_type}.{len(tried)}")
         passes.InlinePass(lambda function: function.domain == _DOMAIN)(model)
+        passes.RemoveUnusedNodesPass()(model)  # what makes outputs that nobody asked for
     return model
 
 
@@ -63,23 +69,22 @@ def _definition(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
 
     It may be older than the model's opset: then no attribute of its nodes may have gone since.
     """
-    schema = onnx.defs.get_schema(node.op_type, opset, "")
+    schema: Any = onnx.defs.get_schema(node.op_type, opset, "")
+    content: bytes | None = None
     if schema.has_function:
         versions = [v for v in schema.function_opset_versions if v <= opset]
-        content = schema.get_function_with_opset_version(max(versions)) if versions else None
+        if versions:
+            content = schema.get_function_with_opset_version(max(versions))
     else:
         versions = [v for v in schema.context_dependent_function_opset_versions if v <= opset]
         types = [_type_proto(value) for value in node.inputs]
-        content = (
-            schema.get_context_dependent_function_with_opset_version(
+        if versions and None not in types:
+            content = schema.get_context_dependent_function_with_opset_version(
                 max(versions), ir.to_proto(node).SerializeToString(), types
             )
-            if versions and None not in types
-            else None
-        )
     if not content:
         return None
-    body = onnx.FunctionProto.FromString(content)
+    body: onnx.FunctionProto = onnx.FunctionProto.FromString(content)
     for inner in body.node:
         known = onnx.defs.get_schema(inner.op_type, opset, inner.domain).attributes
         if any(attribute.name not in known for attribute in inner.attribute):
@@ -97,7 +102,8 @@ def _type_proto(value: ir.Value | None) -> bytes | None:
     if shape is None and value.const_value is not None:
         shape = ir.Shape(value.const_value.shape.numpy())
     sizes = None if shape is None else [d if isinstance(d, int) else d.value for d in shape.dims]
-    return onnx.helper.make_tensor_type_proto(value.dtype, sizes).SerializeToString()
+    proto: bytes = onnx.helper.make_tensor_type_proto(value.dtype, sizes).SerializeToString()
+    return proto
 
 
 def _call(model: ir.Model, node: ir.Node, body: onnx.FunctionProto, opset: int, name: str) -> None:
@@ -115,10 +121,10 @@ def _call(model: ir.Model, node: ir.Node, body: onnx.FunctionProto, opset: int, 
     for imported in body.opset_import:
         if imported.domain == "":
             imported.version = opset
-    function = ir.from_proto(body)
+    function = ir.serde.deserialize_function(body)
     for key, attribute in schema.attributes.items():
         default = attribute.default_value
         if key not in node.attributes and default.type != onnx.AttributeProto.UNDEFINED:
-            node.attributes[key] = ir.from_proto(default)
+            node.attributes[key] = ir.serde.deserialize_attribute(default)
     model.functions[function.identifier()] = function
     node.domain, node.op_type, node.overload = function.identifier()

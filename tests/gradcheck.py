@@ -17,6 +17,7 @@ import onnx_ir as ir
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops import op_grid_sample
 from rule_case import Array, Case, model
 
 from deepinside.exporters.builder import Builder
@@ -143,6 +144,16 @@ class GroupNormalization(OpRun):
         return ((normal * scale.reshape(column) + bias.reshape(column)).astype(x.dtype),)
 
 
+class GridSample(op_grid_sample.GridSample):  # type: ignore[misc]
+    """GridSample with coordinates in the input's precision: onnx 1.23.2 rounds them to float32."""
+
+    op_domain = ""
+
+    def _gs_denormalize_coordinates(self, n: Any, dims: Any, align_corners: bool) -> Array:
+        pairs = zip(n, dims, strict=True)
+        return np.array([self._gs_denormalize(v, dim, align_corners) for v, dim in pairs])
+
+
 class GlobalLpPool(OpRun):
     """GlobalLpPool, which onnx 1.23.2 lacks."""
 
@@ -163,7 +174,15 @@ class LpNormalization(OpRun):
         return ((x / np.where(norm == 0.0, 1.0, norm)).astype(x.dtype),)
 
 
-_OURS: list[type[OpRun]] = [Erf, Gelu, GlobalLpPool, GroupNormalization, LpNormalization, LRN]
+_OURS: list[type[OpRun]] = [
+    Erf,
+    Gelu,
+    GlobalLpPool,
+    GridSample,
+    GroupNormalization,
+    LpNormalization,
+    LRN,
+]
 
 
 def evaluator(proto: onnx.ModelProto) -> Run:
@@ -262,7 +281,7 @@ def _difference(
     """Derivative of `run` along v: the central difference."""
     x = point[wrt]
     ahead, behind = (
-        run({**point, wrt: (x + sign * step * v).astype(x.dtype)}).astype(np.float64)
+        run({**point, wrt: np.asarray(x + sign * step * v).astype(x.dtype)}).astype(np.float64)
         for sign in (1.0, -1.0)
     )
     return (ahead - behind) / (2.0 * step)

@@ -180,4 +180,29 @@ _POOLS = [
     Kink(one("GlobalMaxPool", "ties, 1-D", _ties(2, 3, 6)), lambda x: F.adaptive_max_pool1d(x, 1)),
 ]
 
-KINKS = (*_ACTIVATIONS, *_EXTREMA, *_REDUCTIONS, *_POOLS)
+
+def _sample(padding: str, *, align: bool) -> Kink:
+    """GridSample on whole coordinates, on the borders and outside."""
+    places = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
+    grid = np.stack(np.meshgrid(places, places), axis=-1)[None]
+    case = one(
+        "GridSample",
+        f"{padding},{align}",
+        (1, 2, 5, 5),
+        grid,
+        wrt=(0, 1),
+        dynamic={},
+        padding_mode=padding,
+        align_corners=int(align),
+    )
+    options = {"padding_mode": padding, "align_corners": align}
+    return Kink(case, lambda x, grid: F.grid_sample(x, grid, mode="bilinear", **options))
+
+
+_SAMPLES = [
+    _sample(padding, align=align)
+    for padding in ("zeros", "border", "reflection")
+    for align in (False, True)
+]
+
+KINKS = (*_SAMPLES, *_ACTIVATIONS, *_EXTREMA, *_REDUCTIONS, *_POOLS)

@@ -313,6 +313,17 @@ def _pads() -> list[Case]:
         *cases,
         one("Pad", "nothing", _X, _whole(*[0] * 8)),
         one("Pad", "filled", _X, _whole(0, 0, 1, 1, 0, 0, 1, 1), np.array(0.7)),
+        one("Pad", "filling", _X, _whole(0, 0, 1, 1, 0, 0, 1, 1), np.array(0.7), wrt=(0, 2)),
+        one(
+            "Pad",
+            "filling a crop",
+            (2, 5),
+            _whole(0, 2, 0, -1),
+            np.array(0.7),
+            wrt=(2,),
+            dynamic={},
+            oracle="runtime",
+        ),
         one("Pad", "negative", _X, negative, oracle="runtime"),
         one("Pad", "crop", _X, _whole(0, 0, -1, -1, 0, 0, -1, -2), oracle="runtime"),
         one(

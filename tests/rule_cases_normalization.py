@@ -21,7 +21,23 @@ def _instances() -> list[Case]:
         for o in [{} if epsilon is None else {"epsilon": epsilon}]
     ]
     unknown = one("InstanceNormalization", "size unknown", (2, 3, 4, 5), (3,), (3,), dynamic=_FREE)
-    return [*cases, unknown]
+    batch = one("InstanceNormalization", "all", (2, 3, 4, 5), (3,), (3,), wrt=(0, 1, 2), dynamic={})
+    return [*cases, unknown, batch]
+
+
+def _batches() -> list[Case]:
+    variance = Sample((3,), 0.5, 2.0)
+    return [
+        one(
+            "BatchNormalization",
+            f"all of {x}".replace(" ", ""),
+            *(x, (3,), (3,), (3,), variance),
+            wrt=(0, 1, 2, 3, 4),
+            epsilon=0.01,
+            dynamic={},
+        )
+        for x in ((2, 3), (2, 3, 4), (2, 3, 4, 5))
+    ]
 
 
 def _groups() -> list[Case]:
@@ -35,6 +51,7 @@ def _groups() -> list[Case]:
         *cases,
         _group("defaults", (2, 6, 3, 4), {"num_groups": 3}),
         _group("size unknown", (2, 6, 3, 4), {"num_groups": 3}, **free),
+        _group("all", (2, 6, 3, 4), {"num_groups": 3}, wrt=("x", "scale", "bias"), dynamic={}),
     ]
 
 
@@ -79,4 +96,4 @@ def _lengths() -> list[Case]:
     return [*cases, one("LpNormalization", "defaults", (2, 3, 4))]
 
 
-CASES = [*_instances(), *_groups(), *_roots(), *_lengths()]
+CASES = [*_batches(), *_instances(), *_groups(), *_roots(), *_lengths()]

@@ -4,7 +4,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from rule_case import Case, Node, one, several
+from rule_case import Case, Node, Sample, one, several
 
 __all__ = ["CASES"]
 
@@ -79,6 +79,42 @@ def _grids() -> list[Case]:
     ]
 
 
+def _samples() -> list[Case]:
+    """GridSample: 2-D and, from version 20 on, 3-D; in the grid, see also the kinks."""
+    cases = []
+    for padding, align in product(("zeros", "border", "reflection"), (0, 1)):
+        kind = {"padding_mode": padding, "align_corners": align}
+        both: dict[str, Any] = {"wrt": (0, 1)} | kind
+        linear: dict[str, Any] = {"oracle": "runtime"} | kind  # in X
+        grid = Sample((2, 3, 4, 2), -1.6, 1.6)
+        name = f"{padding},{align}"
+        plane, volume = (2, 3, 5, 6), (2, 2, 3, 4, 5)
+        free = {0: (0,), 1: (0,)}
+        cases += [
+            one(
+                "GridSample",
+                f"bilinear,{name}",
+                plane,
+                grid,
+                mode="bilinear",
+                until=16,
+                dynamic={},
+                **linear,
+            ),
+            one("GridSample", f"linear,{name}", plane, grid, since=20, dynamic=free, **both),
+            one(
+                "GridSample",
+                f"volume,{name}",
+                volume,
+                Sample((2, 3, 2, 2, 3), -1.6, 1.6),
+                since=20,
+                **both,
+            ),
+            one("GridSample", f"nearest,{name}", plane, grid, mode="nearest", dynamic={}, **linear),
+        ]
+    return cases
+
+
 def _windows() -> list[Case]:
     cases = []
     for channels, image, block, count, options in (
@@ -112,6 +148,10 @@ def _transforms() -> list[Case]:
         (8, 1, 0, 1, 1),
         (8, 2, 1, 0, 1),
         (4, 2, 1, 0, 1),
+        (None, 2, 1, 1, 1),
+        (9, 2, 1, 1, 1),
+        (8, 2, 1, 1, 2),
+        (6, 2, 1, 1, 1),
     ):
         name = f"{length},{parts},inverse={inverse},onesided={onesided},axis={axis}"
         size = None if length is None else _whole(length).reshape(())
@@ -124,4 +164,4 @@ def _transforms() -> list[Case]:
     return [*cases, one("DFT", "defaults", (2, 5, 1))]
 
 
-CASES = [*_selected(), *_grids(), *_windows(), *_transforms()]
+CASES = [*_selected(), *_grids(), *_samples(), *_windows(), *_transforms()]

@@ -246,6 +246,16 @@ def test_another_choice_at_a_kink_is_noticed(
     assert _kink_fails(operator, name)
 
 
+def test_a_slope_to_the_left_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GridSample at whole coordinates: Ceil - 1 is Floor everywhere else."""
+
+    def left(op: Builder, x: ir.Value) -> ir.Value:
+        return op.Sub(op.Ceil(x), 1.0)
+
+    monkeypatch.setattr(Builder, "Floor", left, raising=False)
+    assert _kink_fails("GridSample", "zeros,True")
+
+
 def test_duplicated_ties_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pooling, "_undo_max_along", wrong_rules.every_tie)
     assert _kink_fails("MaxPool", "ties (6, 6),")

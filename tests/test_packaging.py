@@ -122,6 +122,19 @@ def test_links_into_the_repository_exist(name: str) -> None:
     assert [target for target in targets if not (REPOSITORY / target).exists()] == []
 
 
+def test_every_operator_is_on_the_page_once() -> None:
+    onnx = pytest.importorskip("onnx")
+    rows = [line.split("|")[1:-1] for line in text("docs/operators.md").splitlines() if "|" in line]
+    listed = [
+        name.strip()
+        for left, right in rows
+        for name in (left if re.match(r" [A-Z]\w* $", left) else right).split(",")
+        if re.fullmatch(r" ?[A-Z]\w* ?", name)
+    ]
+    existing = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+    assert sorted(listed) == sorted(existing)
+
+
 def test_the_page_of_operators_is_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location(
         "operators", REPOSITORY / "docs/make_operators.py"

@@ -16,6 +16,7 @@ import deepinside.exporters.rules.normalization
 import deepinside.exporters.rules.pooling
 import deepinside.exporters.rules.reductions
 import deepinside.exporters.rules.resize
+import deepinside.exporters.rules.sampling
 import deepinside.exporters.rules.selection
 import deepinside.exporters.rules.signals
 import deepinside.exporters.rules.trigonometry  # noqa: F401  (all imported for their registrations)

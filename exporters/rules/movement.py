@@ -156,7 +156,7 @@ def add_at(
 def pad(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """DX = g without the padding; reflected, repeated or wrapped values add to their origin.
 
-    A negative pad is a crop, and puts zeros back.
+    A negative pad is a crop, and puts zeros back. dvalue = the sum of g over the padding.
     """
     x, rank = node.x, node.rank(node.x)
     mode = node.attribute("mode")
@@ -167,6 +167,7 @@ def pad(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     assert pads is not None
     chosen = range(rank) if axes is None else [node.axis(x, int(axis)) for axis in axes]
     half = len(pads) // 2
+    whole = g
     for i, axis in enumerate(chosen):
         before, after = int(pads[i]), int(pads[half + i])
         if before == after == 0:
@@ -183,7 +184,12 @@ def pad(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
             around = (max(0, before), max(0, after))
             origin = np.pad(np.arange(max(0, -before), size - max(0, -after)), around, mode=mode)
             g = put_back(g, origin, axis, size, rank, op)
-    return (g,)
+
+    def value() -> ir.Value:
+        totals = [op.reduce("ReduceSum", v, list(range(rank)), keepdims=False) for v in (whole, g)]
+        return op.reshape_like(op.Sub(*totals), node.inputs[2])
+
+    return g, None, value
 
 
 _UNPAD = {"reflect": unpad_reflection, "edge": unpad_edge}

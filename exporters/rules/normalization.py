@@ -11,13 +11,28 @@ __all__: list[str] = []
 
 @vjp("BatchNormalization", 15)
 def batch_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
-    """DX = g * scale / sqrt(var + epsilon), per channel; the statistics are fixed at inference."""
+    """DX = g * scale / root per channel, root = sqrt(var + epsilon); the statistics are fixed.
+
+    Summed over each channel: dB = g, dscale = g * n for n = (X - mean) / root, dmean = -dX, and
+    dvar = -dX * n / (2 root).
+    """
     if int(node.attribute("training_mode")):
         raise node.error("it is in training mode and mixes the batch; export in eval mode.")
-    _, scale, _, _, variance = node.inputs
-    deviation = op.Sqrt(op.Add(variance, float(node.attribute("epsilon"))))
-    per_channel = op.Div(scale, deviation)
-    return op.Mul(g, _per_channel(per_channel, node, op)), None, None, None, None
+    x, scale, _, mean, variance = node.inputs
+    root = op.Sqrt(op.Add(variance, float(node.attribute("epsilon"))))
+    factor = op.Div(scale, root)
+
+    def scale_gradient() -> ir.Value:
+        centred = op.Sub(x, _per_channel(mean, node, op))
+        return op.Div(_channel_sums(op.Mul(g, centred), node, op), root)
+
+    return (
+        lambda: op.Mul(g, _per_channel(factor, node, op)),
+        scale_gradient,
+        lambda: _channel_sums(g, node, op),
+        lambda: op.Neg(op.Mul(_channel_sums(g, node, op), factor)),
+        lambda: op.Mul(op.Div(op.Mul(scale_gradient(), factor), root), -0.5),
+    )
 
 
 @vjp("LayerNormalization", 17)
@@ -41,24 +56,44 @@ def layer_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangen
 
 @vjp("InstanceNormalization", 6, 22)
 def instance_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
-    """DX as LayerNormalization's, over each channel of each image; h = g * scale per channel."""
+    """DX as LayerNormalization's, over each channel of each image; h = g * scale per channel.
+
+    Dscale and dbias are LayerNormalization's, summed over each channel.
+    """
     axes = list(range(2, node.rank(node.x)))
     normal, root = _standardised(node.x, axes, float(node.attribute("epsilon")), op)
-    h = op.Mul(g, _per_channel(node.inputs[1], node, op))
-    return _standardise_back(h, normal, root, axes, op), None, None
+
+    def input_gradient() -> ir.Value:
+        h = op.Mul(g, _per_channel(node.inputs[1], node, op))
+        return _standardise_back(h, normal, root, axes, op)
+
+    return (
+        input_gradient,
+        lambda: _channel_sums(op.Mul(g, normal), node, op),
+        lambda: _channel_sums(g, node, op),
+    )
 
 
 @vjp("GroupNormalization", 21)
 def group_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """DX as LayerNormalization's, over each group of channels; h = g * scale per channel.
 
-    Version 18, of one scale per group, is deprecated: ONNX's checker refuses models with it.
+    Dscale and dbias are LayerNormalization's, summed over each channel. Version 18, of one scale
+    per group, is deprecated and replaced by its definition.
     """
     groups = [0, int(node.attribute("num_groups")), -1]
-    h = op.Reshape(op.Mul(g, _per_channel(node.inputs[1], node, op)), groups)
     x = op.Reshape(node.x, groups)
     normal, root = _standardised(x, [2], float(node.attribute("epsilon")), op)
-    return op.reshape_like(_standardise_back(h, normal, root, [2], op), node.x), None, None
+
+    def input_gradient() -> ir.Value:
+        h = op.Reshape(op.Mul(g, _per_channel(node.inputs[1], node, op)), groups)
+        return op.reshape_like(_standardise_back(h, normal, root, [2], op), node.x)
+
+    return (
+        input_gradient,
+        lambda: _channel_sums(op.Mul(g, op.reshape_like(normal, node.x)), node, op),
+        lambda: _channel_sums(g, node, op),
+    )
 
 
 def _standardised(
@@ -83,6 +118,12 @@ def _standardise_back(
 def _per_channel(value: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """One number per channel, shaped to broadcast against X."""
     return op.Reshape(value, [-1] + [1] * (node.rank(node.x) - 2))
+
+
+def _channel_sums(value: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """Sums over all axes but the channels'."""
+    axes = [0, *range(2, node.rank(node.x))]
+    return op.reduce("ReduceSum", value, axes, keepdims=False)
 
 
 @vjp("RMSNormalization", 23)

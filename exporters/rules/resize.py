@@ -62,9 +62,9 @@ def _crops(node: ForwardNode) -> dict[int, np.ndarray]:
     chosen = [node.axis(node.x, int(axis)) for axis in node.attribute("axes") or range(rank)]
     found = {}
     for i, axis in enumerate(chosen):
-        start, end = (np.float32(roi[j]) for j in (i, len(chosen) + i))
+        start, end = np.float32(roi[i]), np.float32(roi[len(chosen) + i])
         if node.dim(node.x, axis) == node.dim(node.y, axis):
-            if (float(start), float(end)) == (0.0, 1.0):
+            if start == 0.0 and end == 1.0:
                 continue
             raise node.error(f"it crops axis {axis} to its own size, which ONNX Runtime ignores.")
         size, length = node.size(node.x, axis), node.size(node.y, axis)
