@@ -1,7 +1,8 @@
 """Brings a classifier into the form that the gradient code expects.
 
-Functions inlined, constants as initializers, constant shape arithmetic folded, BatchNormalization
-folded into the convolution before it, opset at least 17, every node named.
+Functions inlined, ONNX Runtime's fused operators written out, constants as initializers, constant
+shape arithmetic folded, BatchNormalization folded into the convolution before it, opset at least
+17, every node named.
 """
 
 import onnx
@@ -11,6 +12,7 @@ from onnxscript import optimizer
 from onnxscript.rewriter import RewriteRuleSet
 from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
+from deepinside.exporters.defuse import defuse
 from deepinside.exporters.errors import ClassifierError
 from deepinside.exporters.legacy import lift, name_default_domain
 from deepinside.exporters.registry import OPSET_FLOOR
@@ -49,6 +51,7 @@ def prepare(model: ir.Model) -> ir.Model:
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.RemoveUnusedNodesPass(),
     )(model)
+    defuse(model)
     optimizer.fold_constants_ir(model, input_size_limit=_SMALL, output_size_limit=_SMALL)
     RewriteRuleSet([fuse_batchnorm_into_conv_rule]).apply_to_model(model)
     ir.passes.Sequential(
