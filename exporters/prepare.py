@@ -1,8 +1,8 @@
 """Brings a classifier into the form that the gradient code expects.
 
-Functions inlined, ONNX Runtime's fused operators written out, constants as initializers, constant
-shape arithmetic folded, BatchNormalization folded into the convolution before it, opset at least
-17, every node named.
+Functions inlined, ONNX Runtime's fused and quantised operators written out in standard ones,
+constants as initializers, constant shape arithmetic folded, BatchNormalization folded into the
+convolution before it, opset at least 17, every node named.
 """
 
 import onnx
@@ -15,6 +15,7 @@ from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 from deepinside.exporters.defuse import defuse
 from deepinside.exporters.errors import ClassifierError
 from deepinside.exporters.legacy import lift, name_default_domain
+from deepinside.exporters.qoperator import rewrite_qoperators
 from deepinside.exporters.registry import OPSET_FLOOR
 
 __all__ = ["prepare"]
@@ -52,6 +53,7 @@ def prepare(model: ir.Model) -> ir.Model:
         passes.RemoveUnusedNodesPass(),
     )(model)
     defuse(model)
+    rewrite_qoperators(model)
     optimizer.fold_constants_ir(model, input_size_limit=_SMALL, output_size_limit=_SMALL)
     RewriteRuleSet([fuse_batchnorm_into_conv_rule]).apply_to_model(model)
     ir.passes.Sequential(

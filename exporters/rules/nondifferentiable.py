@@ -12,13 +12,15 @@ FLAT: frozenset[str] = frozenset(
     | {"OneHot", "RandomNormalLike", "RandomUniformLike", "Range", "Round", "Shape", "Sign", "Size"}
 )
 
-# From here on the values are integers that stand for numbers: no flat function, and no rule yet.
+# From here on the values are integers that stand for numbers: no flat functions.
 QUANTISERS: frozenset[str] = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
 
 # Inputs that select or shape, by operator and position.
 EDGES: frozenset[tuple[str, int]] = frozenset(
     {
         ("CumSum", 1),
+        ("DequantizeLinear", 1),  # scale and zero point: rules/quantisation.py says why
+        ("DequantizeLinear", 2),
         ("Dropout", 1),  # ratio: unused at inference
         ("Dropout", 2),  # training_mode
         ("Expand", 1),
@@ -27,6 +29,8 @@ EDGES: frozenset[tuple[str, int]] = frozenset(
         ("GatherND", 1),
         ("Pad", 1),
         ("Pad", 3),
+        ("QuantizeLinear", 1),
+        ("QuantizeLinear", 2),
         ("ReduceL1", 1),
         ("ReduceL2", 1),
         ("ReduceLogSum", 1),
