@@ -168,6 +168,12 @@ def export(
         report = run_export(classifier, output, task, options)
     for sentence in report.bypassed:
         say(f"Bypassed: {sentence}", quiet=quiet)
+    if report.straight_through:
+        say(
+            f"Quantised: the gradient passes {report.straight_through} rounding nodes straight "
+            "through, as if they did not round.",
+            quiet=quiet,
+        )
     growth = 100 * (report.size_after / report.size_before - 1)
     say(
         f"{task} file at opset {report.opset}: {report.nodes_before} nodes became "

@@ -132,6 +132,8 @@ def _contract_rows(contract: dict[str, Any]) -> list[tuple[str, str]]:
         ("relu", contract["relu"]),
         ("autodiff", contract["autodiff"]),
     ]
+    if contract["straight_through"]:
+        rows.append(("quantised", f"{contract['straight_through']} nodes passed straight through"))
     for key in ("target_input", "step_rule", "licence"):
         if contract[key] is not None:
             rows.append((key, contract[key]))

@@ -40,16 +40,13 @@ _WITHOUT = """
 """
 
 RECURRENT = ("GRU", "LSTM", "RNN")
+INTEGER_LAYERS = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
 
 # Why an operator has no gradient. Flat ones are in the registry's own data.
 REASONS: dict[str, tuple[str, ...]] = {
     "integers, booleans or bits": (
         *("And", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"),
-        *("ConvInteger", "MatMulInteger", "Or", "Xor"),
-    ),
-    "quantised values": (
-        *("DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"),
-        "QuantizeLinear",
+        *("Or", "Xor"),
     ),
     "no input that an image could reach: constants, windows, random numbers": (
         *("BlackmanWindow", "Constant", "HammingWindow", "HannWindow", "MelWeightMatrix"),
@@ -103,6 +100,7 @@ def table() -> str:
         for found in (ruled, defined)
     )
     layers = f"\nRecurrent layers ({', '.join(sorted(RECURRENT))}) are written out as a Scan.\n"
+    layers += f"Integer layers ({', '.join(INTEGER_LAYERS)}) are written out in QDQ form.\n"
     reasons = {"flat everywhere: no gradient passes": tuple(FLAT), **REASONS}
     without = "".join(
         f"| {reason} | {', '.join(sorted(names))} |\n" for reason, names in reasons.items()

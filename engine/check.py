@@ -154,6 +154,12 @@ def _require_derivative(session: Session, contract: Contract) -> None:
             f"{session.path} was exported with the ReLU rule {contract.relu!r}, whose result is "
             "not the derivative of the score: there is nothing to check it against."
         )
+    if contract.straight_through:
+        raise TaskError(
+            f"{session.path} is quantised: its score is a staircase, and its gradient that of the "
+            f"slope under it ({contract.straight_through} nodes are passed straight through), so "
+            "that differences say nothing: check an export of the classifier before quantisation."
+        )
     if contract.step_rule == "normalized":
         raise TaskError(
             f"{session.path} was exported with the step rule 'normalized', which hides the "

@@ -66,6 +66,7 @@ class Contract:
         preprocessing: how a picture becomes the input; None where not known.
         labels: one name per class; None where not known.
         licence: of the weights; None where not known.
+        straight_through: number of quantising nodes whose rounding the gradient ignores.
     """
 
     contract_version: int
@@ -85,6 +86,7 @@ class Contract:
     preprocessing: Preprocessing | None
     labels: tuple[str, ...] | None
     licence: str | None
+    straight_through: int = 0
 
     @property
     def fixed_target(self) -> int | None:
@@ -148,6 +150,9 @@ def parse_contract(metadata: Mapping[str, str], *, where: str) -> Contract:
         preprocessing=reader.preprocessing(),
         labels=reader.labels(classes),
         licence=metadata.get(f"{PREFIX}licence"),
+        straight_through=(
+            reader.integer("straight_through") if f"{PREFIX}straight_through" in metadata else 0
+        ),
     )
 
 

@@ -212,6 +212,13 @@ def _open_on(path: Path, device: Device, settings: SessionSettings) -> Session:
                 f"CUDA failed while the file was opened ({text.partition(chr(10))[0]})",
                 "choose a GPU that nvidia-smi lists, or use the device cpu",
             ) from error
+        if "NOT_IMPLEMENTED" in text:
+            # Mostly bfloat16, for which the CPU has few kernels.
+            raise ModelFileError(
+                f"ONNX Runtime has no kernel on the device {device} for an operator of {path} in "
+                f"its number type ({text.partition(chr(10))[0]}): use another --device, or export "
+                "a float32 version of the classifier."
+            ) from error
         raise ModelFileError(f"ONNX Runtime can't open {path}: {text}") from error
     raw.disable_fallback()
     wanted = CUDA if device.kind == "cuda" else CPU

@@ -21,6 +21,8 @@ __all__ = ["lift", "name_default_domain"]
 
 # Smaller tensors may be shapes, axes or scales, which the converter's shape inference reads.
 _SMALL = 1024
+# Where operators wait that ONNX did not have yet, and the converter does not look.
+_WAITING = "deepinside.waiting"
 # Initializers need not be inputs from here on.
 _IR_VERSION = 4
 
@@ -53,6 +55,11 @@ def lift(model: ir.Model, opset: int) -> ir.Model:
             _make_spatial(node)
         elif node.op_type == "Pad" and node.attributes.get_string("mode", "constant") != "constant":
             node.attributes.pop("value", None)
+    for node in _nodes(model):
+        # ONNX Runtime's optimiser writes LayerNormalization at older opsets too.
+        if node.domain == "" and not onnx.defs.has(node.op_type, opset, ""):
+            node.domain = _WAITING
+            model.graph.opset_imports[_WAITING] = 1
     types = {node.outputs[0].name: _dtype(node) for node in _nodes(model) if node.outputs}
     try:
         model = ir.from_proto(
@@ -65,10 +72,13 @@ def lift(model: ir.Model, opset: int) -> ir.Model:
             f"{OPSET_FLOOR} or later."
         ) from error
     for node in list(_nodes(model)):
+        if node.domain == _WAITING:
+            node.domain = ""
         if opset < 11 and node.op_type == "Resize":
             _resize_as_then(node)
         if node.op_type in ("Clip", "Pad"):
             _retype_constants(node, types.get(node.outputs[0].name))
+    model.graph.opset_imports.pop(_WAITING, None)
     _put_back(model.graph, weights)
     return model
 

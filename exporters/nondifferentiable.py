@@ -12,7 +12,7 @@ FLAT: frozenset[str] = frozenset(
     | {"RandomNormalLike", "RandomUniformLike", "Round", "Shape", "Sign", "Size"}
 )
 
-# From here on the values are integers that stand for numbers: no flat function, and no rule yet.
+# From here on the values are integers that stand for numbers: no flat functions.
 QUANTISERS: frozenset[str] = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
 
 # Inputs that select or shape, by operator and position.
@@ -23,23 +23,26 @@ EDGES: frozenset[tuple[str, int]] = frozenset(
         ("Col2Im", 2),
         ("Compress", 1),
         ("CumSum", 1),
+        ("DequantizeLinear", 1),  # scale and zero point: rules/quantisation.py says why
+        ("DequantizeLinear", 2),
         ("DFT", 1),
         ("DFT", 2),
         ("Expand", 1),
         ("Gather", 1),
         ("GatherElements", 1),
-        ("GRU", 4),  # lengths of the sequences
         ("GatherND", 1),
+        ("GRU", 4),  # lengths of the sequences
         ("If", 0),
-        ("LSTM", 4),
         ("Loop", 0),
         ("Loop", 1),
+        ("LSTM", 4),
         ("MaxUnpool", 1),
         ("MaxUnpool", 2),
         ("OneHot", 0),
         ("Pad", 1),
         ("Pad", 3),
-        ("RNN", 4),
+        ("QuantizeLinear", 1),
+        ("QuantizeLinear", 2),
         ("ReduceL1", 1),
         ("ReduceL2", 1),
         ("ReduceLogSum", 1),
@@ -53,6 +56,7 @@ EDGES: frozenset[tuple[str, int]] = frozenset(
         ("Reshape", 1),
         ("Resize", 3),  # sizes; roi and scales are floats, and no such edges
         ("ReverseSequence", 1),
+        ("RNN", 4),
         ("ScatterElements", 1),
         ("ScatterND", 1),
         ("Slice", 1),

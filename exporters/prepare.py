@@ -1,6 +1,7 @@
 """Brings a classifier into the form that the gradient code expects.
 
-Functions inlined, operators without a rule replaced by their definition, constants as initializers,
+Functions inlined, ONNX Runtime's fused and quantised operators and scikit-learn's written out in
+standard ones, operators without a rule replaced by their definition, constants as initializers,
 constant shape arithmetic folded, BatchNormalization folded into the convolution before it, opset at
 least 17, every node named.
 """
@@ -13,9 +14,11 @@ from onnxscript.rewriter import RewriteRuleSet
 from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
 from deepinside.exporters.classical import rewrite_classical
+from deepinside.exporters.defuse import defuse
 from deepinside.exporters.errors import ClassifierError
 from deepinside.exporters.functions import expand_functions
 from deepinside.exporters.legacy import lift, name_default_domain
+from deepinside.exporters.qoperator import rewrite_qoperators
 from deepinside.exporters.recurrent import expand_recurrent
 from deepinside.exporters.registry import OPSET_FLOOR
 
@@ -54,6 +57,8 @@ def prepare(model: ir.Model) -> ir.Model:
         passes.RemoveUnusedNodesPass(),
     )(model)
     rewrite_classical(model)
+    defuse(model)
+    rewrite_qoperators(model)
     expand_functions(model)
     optimizer.fold_constants_ir(model, input_size_limit=_SMALL, output_size_limit=_SMALL)
     RewriteRuleSet([fuse_batchnorm_into_conv_rule]).apply_to_model(model)

@@ -23,7 +23,10 @@ _ACTIVATIONS: dict[str, Activation] = {
     "LogSoftmax": "log_softmax",
     "Sigmoid": "sigmoid",
 }
-_PASSED_OVER = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_PASSED_OVER = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"} | {
+    "DequantizeLinear",
+    "QuantizeLinear",
+}
 # Behind these, with constants, an activation would be overlooked.
 _ELEMENTWISE = {"Add", "Clip", "Div", "Exp", "Log", "Max", "Min", "Mul", "Neg", "Pow", "Sub"}
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
@@ -66,24 +69,29 @@ def find_scores(graph: ir.Graph, shapes: Shapes, score_output: str | None = None
             f"{output.name!r} has shape {_written(shapes.known(output))}, not (N, K) with a fixed "
             "number of classes K; name another tensor with --score-output."
         )
-    tensor, passed = output, list[str]()
+    tensor, bypassed, passed = output, tuple[str, ...](), list[str]()
     activation: Activation = "none"
-    value: ir.Value | None = output
-    while value is not None and (node := value.producer()) is not None:
-        if node.op_type in _ACTIVATIONS and node.domain == "" and _over_classes(node, shapes):
-            tensor, activation = _first(node), _ACTIVATIONS[node.op_type]
-            passed.append(f"{node.op_type} at node {node.name!r}")
-            break
-        source = _first(node) if node.inputs else None
-        if node.op_type not in _PASSED_OVER or source is None:
-            break
-        if source.dtype not in _FLOATS or class_count(shapes.known(source)) != classes:
+    value = output
+    while (node := value.producer()) is not None and node.inputs and node.inputs[0] is not None:
+        source = _first(node)
+        final = activation == "none" and _is_activation(node, shapes)
+        # An integer behind DequantizeLinear stands for a number.
+        number = source.dtype in _FLOATS or node.op_type == "DequantizeLinear"
+        if not final and (
+            node.op_type not in _PASSED_OVER
+            or not number
+            or class_count(shapes.known(source)) != classes
+        ):
             break
         passed.append(f"{node.op_type} at node {node.name!r}")
         value = source
+        if final:
+            activation = _ACTIVATIONS[node.op_type]
+        if final or node.op_type == "QuantizeLinear":
+            # A range that was measured ends at the best score seen, and cuts off better ones.
+            tensor, bypassed = source, tuple(passed)
     if activation == "none" and score_output is None:
         _refuse_hidden_activation(output, shapes)
-    bypassed = tuple(passed) if activation != "none" else ()
     return ClassScores(output, tensor, activation, bypassed, classes)
 
 
@@ -156,6 +164,10 @@ def _choose_output(graph: ir.Graph, shapes: Shapes, name: str | None) -> ir.Valu
     )
 
 
+def _is_activation(node: ir.Node, shapes: Shapes) -> bool:
+    return node.op_type in _ACTIVATIONS and node.domain == "" and _over_classes(node, shapes)
+
+
 def _over_classes(node: ir.Node, shapes: Shapes) -> bool:
     """Whether the activation's input is a score table and it normalises over its classes."""
     shape = shapes.known(_first(node))
@@ -172,7 +184,7 @@ def _refuse_hidden_activation(output: ir.Value, shapes: Shapes) -> None:
     """Complain of a final activation that arithmetic with constants hides from the search."""
     value = output
     while (node := value.producer()) is not None and node.domain == "":
-        if node.op_type in _ACTIVATIONS and _over_classes(node, shapes):
+        if _is_activation(node, shapes):
             raise ScoreError(
                 f"the class scores {output.name!r} are computed from the {node.op_type} at node "
                 f"{node.name!r}: name its input with --score-output "

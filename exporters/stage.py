@@ -13,10 +13,11 @@ from deepinside.exporters import contract, ort_training
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.finish import finish
-from deepinside.exporters.gradient import backpropagate
+from deepinside.exporters.gradient import backpropagate, path_between, reached_from
 from deepinside.exporters.image import ImageInput, Layout, find_image
 from deepinside.exporters.prepare import prepare
 from deepinside.exporters.registry import ReluMode, find_rule
+from deepinside.exporters.rules.quantisation import STRAIGHT_THROUGH
 from deepinside.exporters.score import (
     ClassScores,
     ScoreKind,
@@ -43,6 +44,7 @@ class ExportReport:
         source_sha256: hex digest of the classifier.
         names: part of the contract -> tensor name.
         bypassed: nodes between the unnormalised score and the classifier's output.
+        straight_through: number of quantising nodes whose rounding the gradient ignores.
         opset: of the file.
         nodes_before, nodes_after: number of operators.
         size_before, size_after: bytes.
@@ -54,6 +56,7 @@ class ExportReport:
     source_sha256: str
     names: Mapping[str, str]
     bypassed: tuple[str, ...]
+    straight_through: int
     opset: int
     nodes_before: int
     nodes_after: int
@@ -115,6 +118,7 @@ class Stage:
     options: GraphOptions
     preprocessing: Mapping[str, Any] | None
     nodes_before: int
+    straight_through: int
 
     @classmethod
     def open(
@@ -147,8 +151,11 @@ class Stage:
             if node.domain and any(shapes.known(output) is None for output in node.outputs):
                 find_rule(node, opset)  # complains: what follows a foreign operator is unknown
         scores = find_scores(model.graph, shapes, graph_options.score_output)
+        reached = reached_from(model.graph, [image.value])
+        path = path_between(model.graph, reached, [scores.tensor])
+        rounding = sum(node.op_type in STRAIGHT_THROUGH for node in path)
         op = Builder(model.graph, opset, shapes)
-        return cls(source, model, op, image, scores, graph_options, record, nodes_before)
+        return cls(source, model, op, image, scores, graph_options, record, nodes_before, rounding)
 
     def free_names(self, parts: Sequence[str]) -> dict[str, str]:
         """Tensor names for the parts that the classifier does not use."""
@@ -223,6 +230,8 @@ class Stage:
     ) -> dict[str, str]:
         """The contract's metadata of this classifier; see `contract.metadata`."""
         scores = self.scores
+        if self.straight_through:
+            others["straight_through"] = str(self.straight_through)
         return contract.metadata(
             task=task,
             sha256=self.source.sha256,
@@ -258,6 +267,7 @@ class Stage:
             source_sha256=self.source.sha256,
             names=dict(names),
             bypassed=self._bypassed(),
+            straight_through=self.straight_through,
             opset=self.op.opset,
             nodes_before=self.nodes_before,
             nodes_after=self.model.graph.num_nodes(),

@@ -246,6 +246,7 @@ class Report:
     source_sha256: str = "cd" * 32
     names: dict[str, str] = field(default_factory=dict)
     bypassed: tuple[str, ...] = ("Softmax 'prob' was bypassed.",)
+    straight_through: int = 0
     opset: int = 17
     nodes_before: int = 10
     nodes_after: int = 30

@@ -12,7 +12,6 @@ from record_cases import BAD, GOOD
 from deepinside.exporters import (
     ClassifierError,
     ExportError,
-    MissingRuleError,
     ScoreError,
     export_saliency,
     export_visualization,
@@ -82,28 +81,6 @@ def _with_input_condition(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in reversed(nodes):
         model.graph.node.insert(0, node)
     return model
-
-
-def test_partly_quantised_classifiers_are_refused(tmp_path: Path) -> None:
-    model = _parsed(
-        """
-        <ir_version: 8, opset_import: ["" : 17]>
-        net (float[N,3,8,8] image) => (float[N,5] logits) <float[5,3] v> {
-          t = Tanh (image)
-          q = QuantizeLinear (t, scale, point)
-          d = DequantizeLinear (q, scale, point)
-          u = Add (d, t)
-          p = GlobalAveragePool (u)
-          f = Flatten (p)
-          logits = Gemm <transB = 1> (f, v)
-        }
-        """,
-        v=_weights(5, 3),
-        scale=np.float32(0.01),
-        point=np.int8(0),
-    )
-    with pytest.raises(MissingRuleError, match=r"(Q|Deq)uantizeLinear"):
-        export_saliency(model, tmp_path / "s.onnx")
 
 
 def test_free_picture_sizes_far_from_the_probed_ones(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import deepinside.exporters.rules.linear
 import deepinside.exporters.rules.movement
 import deepinside.exporters.rules.normalization
 import deepinside.exporters.rules.pooling
+import deepinside.exporters.rules.quantisation
 import deepinside.exporters.rules.reductions
 import deepinside.exporters.rules.resize
 import deepinside.exporters.rules.sampling

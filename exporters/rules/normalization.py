@@ -1,4 +1,8 @@
-"""Normalisation layers and soft-max, at inference."""
+"""Normalisation layers and soft-max, at inference.
+
+In half precision, what is squared and averaged is float32, as in the forward kernels: the square of
+300 is infinite in float16.
+"""
 
 import numpy as np
 import onnx_ir as ir
@@ -7,6 +11,8 @@ from deepinside.exporters.builder import Builder
 from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
 
 __all__: list[str] = []
+
+_HALF = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 
 @vjp("BatchNormalization", 15)
@@ -49,7 +55,7 @@ def layer_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangen
     scale = node.inputs[1]
     return (
         lambda: _standardise_back(op.Mul(g, scale), normal, root, axes, op),
-        lambda: op.Mul(g, normal),
+        lambda: op.Mul(g, _narrow(normal, g, op)),
         g,
     )
 
@@ -99,7 +105,8 @@ def group_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangen
 def _standardised(
     x: ir.Value, axes: list[int], epsilon: float, op: Builder
 ) -> tuple[ir.Value, ir.Value]:
-    """N = (X - mean) / root, and root = sqrt(var + epsilon)."""
+    """N = (X - mean) / root, and root = sqrt(var + epsilon); float32 for half precision."""
+    x = _wide(x, op)
     centred = op.Sub(x, op.reduce("ReduceMean", x, axes, keepdims=True))
     variance = op.reduce("ReduceMean", op.Mul(centred, centred), axes, keepdims=True)
     root = op.Sqrt(op.Add(variance, epsilon))
@@ -109,10 +116,21 @@ def _standardised(
 def _standardise_back(
     h: ir.Value, normal: ir.Value, root: ir.Value, axes: list[int], op: Builder
 ) -> ir.Value:
-    """(h - mean(h) - n * mean(h * n)) / root."""
-    mean = op.reduce("ReduceMean", h, axes, keepdims=True)
-    along = op.reduce("ReduceMean", op.Mul(h, normal), axes, keepdims=True)
-    return op.Div(op.Sub(op.Sub(h, mean), op.Mul(normal, along)), root)
+    """(h - mean(h) - n * mean(h * n)) / root, of h's type."""
+    wide = _wide(h, op)
+    mean = op.reduce("ReduceMean", wide, axes, keepdims=True)
+    along = op.reduce("ReduceMean", op.Mul(wide, normal), axes, keepdims=True)
+    return _narrow(op.Div(op.Sub(op.Sub(wide, mean), op.Mul(normal, along)), root), h, op)
+
+
+def _wide(x: ir.Value, op: Builder) -> ir.Value:
+    """X, in float32 if it is of half precision."""
+    return op.Cast(x, to=ir.DataType.FLOAT) if x.dtype in _HALF else x
+
+
+def _narrow(x: ir.Value, like: ir.Value, op: Builder) -> ir.Value:
+    """X in the type of `like`."""
+    return x if x.dtype == like.dtype else op.Cast(x, to=like.dtype)
 
 
 def _per_channel(value: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
@@ -134,16 +152,17 @@ def rms_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents
     """
     x, scale = node.inputs
     axes = list(range(node.axis(x, int(node.attribute("axis"))), node.rank(x)))
-    square = op.reduce("ReduceMean", op.Mul(x, x), axes, keepdims=True)
+    wide = _wide(x, op)
+    square = op.reduce("ReduceMean", op.Mul(wide, wide), axes, keepdims=True)
     root = op.Sqrt(op.Add(square, float(node.attribute("epsilon"))))
-    normal = op.Div(x, root)
+    normal = op.Div(wide, root)
 
     def input_gradient() -> ir.Value:
-        h = op.Mul(g, scale)
+        h = _wide(op.Mul(g, scale), op)
         along = op.reduce("ReduceMean", op.Mul(h, normal), axes, keepdims=True)
-        return op.Div(op.Sub(h, op.Mul(normal, along)), root)
+        return _narrow(op.Div(op.Sub(h, op.Mul(normal, along)), root), g, op)
 
-    return input_gradient, lambda: op.Mul(g, normal)
+    return input_gradient, lambda: op.Mul(g, _narrow(normal, g, op))
 
 
 @vjp("LpNormalization", 1, 22)
