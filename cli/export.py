@@ -79,6 +79,12 @@ _ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule",
     "--input-shape", metavar="N,C,H,W", help="Shape of the input, for torch: and timm: only."
 )
 @click.option(
+    "--dynamic-size",
+    is_flag=True,
+    default=None,
+    help="Leave height and width open, for torch: and timm: only.",
+)
+@click.option(
     "--weights",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",

@@ -193,7 +193,7 @@ def _infer(model: ir.Model, batch: int, size: tuple[int, int]) -> ir.Model:
         if any(node.op_type in ("Shape", "Size") for node in probe.graph):
             # With inference in the same walk: what is computed from shapes leads to further shapes.
             optimizer.fold_constants_ir(
-                probe, onnx_shape_inference=True, should_fold=_folds_to_integers
+                probe, onnx_shape_inference=True, should_fold=_is_shape_arithmetic
             )
             probe = _infer_once(probe)
     except onnx.shape_inference.InferenceError as error:
@@ -247,9 +247,15 @@ def _read(probe: ir.Model) -> tuple[dict[str, tuple[int, ...]], dict[str, np.nda
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 
 
-def _folds_to_integers(node: ir.Node) -> bool | None:
-    """Fold shape arithmetic only: nodes on the way from image to score must keep their names."""
-    return all(output.dtype in _INTEGERS for output in node.outputs)
+def _is_shape_arithmetic(node: ir.Node) -> bool:
+    """Fold nothing else: nodes on the way from image to score must keep their names.
+
+    Sizes may be divided and rounded as floats on the way.
+    """
+    return all(
+        output.dtype in _INTEGERS or (output.shape is not None and output.shape.rank() == 0)
+        for output in node.outputs
+    )
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:

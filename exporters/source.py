@@ -42,6 +42,7 @@ def open_classifier(
     input_shape: Sequence[int] | None = None,
     weights: str | Path | None = None,
     random_weights: bool = False,
+    dynamic_size: bool = False,
 ) -> Source:
     """Open a classifier.
 
@@ -52,6 +53,7 @@ def open_classifier(
         input_shape: for a module without an example input: its shape.
         weights: for `timm:` and `torch:`: a .safetensors file, or a state dictionary.
         random_weights: for `timm:`: don't fetch the pretrained weights.
+        dynamic_size: for a module, `timm:` and `torch:`: leave height and width open.
 
     Raises:
         ClassifierError: it can't be opened.
@@ -69,7 +71,9 @@ def open_classifier(
     module, known_shape, preprocessing = pytorch.load(
         classifier, weights=weights, random_weights=random_weights
     )
-    model = pytorch.to_onnx(module, example_input, input_shape or known_shape)
+    model = pytorch.to_onnx(
+        module, example_input, input_shape or known_shape, dynamic_size=dynamic_size
+    )
     content = ir.to_proto(model).SerializeToString()
     return Source(model, hashlib.sha256(content).hexdigest(), len(content), preprocessing)
 
