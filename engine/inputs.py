@@ -1,9 +1,9 @@
 """Whatever a caller gives as an image becomes the image input, or an ImageError."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,18 +36,25 @@ class InputSpec:
     batch: int | None
     shape: tuple[int | None, int | None, int | None]
 
-    @property
-    def static_shape(self) -> tuple[int, int, int] | None:
-        """The shape with the preprocessing record's size where the file leaves it open."""
+    def spatial(self, shape: Sequence[int | None]) -> tuple[int | None, int | None]:
+        """Height and width of a shape in this layout."""
+        first, second = (axis for axis in range(3) if axis != self.contract.channel_axis - 1)
+        return shape[first], shape[second]
+
+    def shape_at(self, size: tuple[int, int] | None = None) -> tuple[int, int, int] | None:
+        """The shape with this size, or the preprocessing record's, where the file leaves it open.
+
+        None where it stays open.
+        """
         record = self.contract.preprocessing
         channel_axis = self.contract.channel_axis - 1
-        sizes = list(self.shape)
-        if record is not None:
-            known = list(record.input_size)
-            known.insert(channel_axis, record.channels)
-            sizes = [
-                given if size is None else size for size, given in zip(sizes, known, strict=True)
-            ]
+        channels = self.shape[channel_axis] if record is None else record.channels
+        height, width = size or (record.input_size if record is not None else (None, None))
+        known = [height, width]
+        known.insert(channel_axis, channels)
+        sizes = [
+            given if size is None else size for size, given in zip(self.shape, known, strict=True)
+        ]
         first, second, third = sizes
         if first is None or second is None or third is None:
             return None
@@ -97,7 +104,7 @@ def input_spec(session: Session, contract: Contract) -> InputSpec:
     if record is not None:
         expected = list(record.input_size)
         expected.insert(contract.channel_axis - 1, record.channels)
-        if spec.static_shape != tuple(expected):
+        if spec.shape_at() != tuple(expected):
             raise ModelFileError(
                 f"the preprocessing record of {session.path} gives inputs of {tuple(expected)}, "
                 f"but its image input is {spec.shape}: export the file again with a record that "
@@ -119,7 +126,12 @@ def iterate_images(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLik
         yield from images
 
 
-def prepare(image: ImageLike, position: int, spec: InputSpec) -> Prepared:
+def prepare(
+    image: ImageLike,
+    position: int,
+    spec: InputSpec,
+    size: tuple[int, int] | Literal["original"] | None = None,
+) -> Prepared:
     """Decode and preprocess one image.
 
     Args:
@@ -127,6 +139,8 @@ def prepare(image: ImageLike, position: int, spec: InputSpec) -> Prepared:
             of the input's shape, already preprocessed.
         position: of the image, names it where it has no path.
         spec: the image input.
+        size: (H, W) of the input, or each picture's own; None for the record's. Arrays that are
+            already preprocessed keep theirs.
 
     Raises:
         ImageError: it can't be decoded, or does not fit the input.
@@ -152,7 +166,7 @@ def prepare(image: ImageLike, position: int, spec: InputSpec) -> Prepared:
             "the model file does not say how a picture becomes its input: export the classifier "
             "again with --preprocessing FILE.json, or give arrays that are already preprocessed.",
         )
-    array, region = preprocess(picture, record, spec.contract.layout, dtype=spec.dtype)
+    array, region = preprocess(picture, record, spec.contract.layout, dtype=spec.dtype, size=size)
     return Prepared(array, picture.source, picture, region)
 
 

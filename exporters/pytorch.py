@@ -1,11 +1,12 @@
 """The PyTorch front door: a module becomes plain ONNX with PyTorch's own exporters."""
 
+import contextlib
 import importlib
 import logging
 import pickle
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,9 +120,15 @@ def _export(
         # Unlike a named Dim, DYNAMIC lets a size have bounds and factors, but no single value.
         shapes = ({0: torch.export.Dim("N"), **dict.fromkeys(free, torch.export.Dim.DYNAMIC)},)
         try:
-            program = torch.onnx.export(
-                module, (example_input,), dynamo=True, dynamic_shapes=shapes, verbose=False, **names
-            )
+            with _less_talk("torch.fx.experimental.symbolic_shapes"):
+                program = torch.onnx.export(
+                    module,
+                    (example_input,),
+                    dynamo=True,
+                    dynamic_shapes=shapes,
+                    verbose=False,
+                    **names,
+                )
         except failures as error:
             first = error
         else:
@@ -145,6 +152,18 @@ def _export(
         model = ir.load(path)
         ir.external_data.load_to_model(model)  # the folder is about to go
         return model
+
+
+@contextlib.contextmanager
+def _less_talk(name: str) -> Iterator[None]:
+    """Keep a logger's warnings back: inequalities of sizes that PyTorch gives up on are no news."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _named(model: ir.Model, free: Mapping[int, str]) -> ir.Model:
