@@ -124,6 +124,7 @@ class Stage:
             size = record["input_size"]
             image.require_size(size)
         shapes = probe_shapes(model, size)
+        image.keep_to(shapes.known(image.value))
         opset = model.graph.opset_imports[""]
         for node in model.graph:
             if node.domain and any(shapes.known(output) is None for output in node.outputs):
