@@ -9,7 +9,13 @@ import click
 from deepinside.cli.errors import reports_errors
 from deepinside.cli.manifest import finite
 from deepinside.cli.model import exported_file
-from deepinside.cli.options import device_option, json_option, model_option, quiet_option
+from deepinside.cli.options import (
+    device_option,
+    json_option,
+    model_option,
+    quiet_option,
+    size_option,
+)
 
 __all__ = ["check"]
 
@@ -29,6 +35,7 @@ __all__ = ["check"]
     help="Largest relative error that passes.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random directions.")
+@size_option
 @json_option
 @quiet_option
 @click.pass_context
@@ -40,6 +47,7 @@ def check(
     target: str,
     tolerance: float,
     seed: int,
+    size: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -60,7 +68,7 @@ def check(
     pictures = None
     if engine.contract.preprocessing is not None:
         pictures = [models.example(name) for name in models.EXAMPLES]
-    report = engine.check(pictures, target=target, tolerance=tolerance, seed=seed)
+    report = engine.check(pictures, target=target, tolerance=tolerance, seed=seed, size=size)
     verdict = "the gradient is right" if report.passed else "the gradient is WRONG"
     if as_json:
         click.echo(json.dumps(_plain(dataclasses.asdict(report))))

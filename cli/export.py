@@ -91,6 +91,12 @@ _ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule",
     help="Shape of the input, batch included, where a front door does not know it.",
 )
 @click.option(
+    "--dynamic-size",
+    is_flag=True,
+    default=None,
+    help="Leave height and width open, for torch: and timm: only.",
+)
+@click.option(
     "--weights",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",

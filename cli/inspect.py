@@ -104,7 +104,21 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             rows.append((kind[:-1], f"{tensor['name']}: {tensor['type']} ({shape}){note}"))
     if contract is not None:
         rows.extend(_contract_rows(contract))
+        rows.extend(_size_rows(facts))
     return [f"{name:<17}{text}" for name, text in rows]
+
+
+def _size_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Which picture sizes the file takes, where a runtime could tell its inputs."""
+    contract = facts["contract"]
+    for tensor in facts["inputs"] or ():
+        if tensor["name"] == contract["names"]["image"]:
+            axes = (2, 3) if contract["layout"] == "NCHW" else (1, 2)
+            height, width = (tensor["shape"][axis] for axis in axes)
+            if isinstance(height, int) and isinstance(width, int):
+                return [("picture size", f"{height}x{width} only")]
+            return [("picture size", "open: choose one with --size HxW or --size original")]
+    return []
 
 
 def _contract_rows(contract: dict[str, Any]) -> list[tuple[str, str]]:

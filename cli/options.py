@@ -16,6 +16,7 @@ __all__ = [
     "overwrite_option",
     "preprocessing_option",
     "quiet_option",
+    "size_option",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -62,6 +63,12 @@ labels_option = click.option(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE.txt",
     help="Names of the classes, one a line.",
+)
+size_option = click.option(
+    "--size",
+    metavar="HxW|original",
+    help="Run the network at this size, or at each picture's own, where the file leaves height and "
+    "width open (inspect tells).  [default: the preprocessing record's]",
 )
 
 

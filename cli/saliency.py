@@ -22,6 +22,7 @@ from deepinside.cli.options import (
     overwrite_option,
     preprocessing_option,
     quiet_option,
+    size_option,
 )
 from deepinside.cli.progress import progress_bar, say
 from deepinside.cli.slugs import class_slug, unique_stems
@@ -56,6 +57,7 @@ _COLOUR_STEP = 8
 @output_option
 @device_option
 @batch_size_option("Pictures")
+@size_option
 @preprocessing_option
 @labels_option
 @json_option
@@ -71,6 +73,7 @@ def saliency(
     output: Path,
     device: str,
     batch_size: int,
+    size: str | None,
     preprocessing: Path | None,
     labels: Path | None,
     as_json: bool,
@@ -90,7 +93,7 @@ def saliency(
 
     A picture that can't be read is reported and the others go on; the exit code is then 1.
 
-    Results that an earlier run made of the very same picture, model and targets are kept. A
+    Results that an earlier run made of the very same picture, model, targets and size are kept. A
     changed picture is explained anew. Where another map stands under a result's name (of a changed
     picture or another model), it is replaced only with --overwrite; without it, the picture is
     reported as failed, and the exit code is 1.
@@ -100,6 +103,7 @@ def saliency(
       deepinside saliency example:chelsea
       deepinside saliency photos/ -t top5 -o maps
       deepinside saliency cat.jpg -t "tiger cat" -t 285 -m resnet50.onnx --device cuda
+      deepinside saliency cat.jpg -m any-size.onnx --size original
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
     from deepinside.engine import Engine, InputFailure
     from deepinside.engine.modelfile import content_sha256
@@ -113,6 +117,7 @@ def saliency(
             list(targets),
             engine.contract.source_sha256,
             content_sha256(file),
+            size,
             overwrite,
             quiet,
         )
@@ -123,6 +128,7 @@ def saliency(
             targets,
             batch_size=batch_size,
             keep_gradient=False,
+            size=size,
         )
         counts = dict.fromkeys(("ok", "kept", "failed"), 0)
         with progress_bar("Saliency", quiet=quiet) as advance:
@@ -161,6 +167,7 @@ class _Job:
         targets: as asked for.
         model_sha256: of the classifier.
         file_sha256: of the exported file.
+        size: as asked for.
         overwrite: replace existing results.
         quiet: don't say which files are out of date.
         sha256: input -> hash of the picture's bytes, of those that were read.
@@ -170,6 +177,7 @@ class _Job:
     targets: list[str]
     model_sha256: str
     file_sha256: str
+    size: str | None
     overwrite: bool
     quiet: bool
     sha256: dict[str, str | None] = field(default_factory=dict)
@@ -191,6 +199,7 @@ class _Job:
                 record is not None
                 and record["status"] == "ok"
                 and record.get("targets") == self.targets
+                and record.get("size") == self.size
                 and record.get("file_sha256") == self.file_sha256
                 and record.get("input_sha256") == file_sha256(item.path)
                 and all((self.manifest.folder / name).exists() for name in _files(record))
@@ -236,6 +245,8 @@ class _Job:
             return " (the picture has changed)"
         if earlier.get("model_sha256", self.model_sha256) != self.model_sha256:
             return " (of another model)"
+        if earlier and earlier.get("size") != self.size:
+            return " (of another size)"
         return ""
 
     def _has_changed(self, item: Input) -> bool:
@@ -265,6 +276,7 @@ class _Job:
             "status": "ok" if error is None else "failed",
             "stem": stem,
             "targets": self.targets,
+            "size": self.size,
             "maps": maps,
             "model_sha256": self.model_sha256,
             "file_sha256": self.file_sha256,

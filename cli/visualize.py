@@ -22,6 +22,7 @@ from deepinside.cli.options import (
     overwrite_option,
     preprocessing_option,
     quiet_option,
+    size_option,
 )
 from deepinside.cli.progress import progress_bar, say
 from deepinside.cli.slugs import class_slug
@@ -70,6 +71,7 @@ _TASK = "visualization"
 @click.option(
     "--patience", type=int, metavar="N", help="Stop when the scores have not risen for N steps."
 )
+@size_option
 @device_option
 @batch_size_option("Classes")
 @preprocessing_option

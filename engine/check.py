@@ -134,17 +134,17 @@ def check_gradient(
     )
 
 
-def smooth_images(spec: InputSpec, *, count: int, seed: int) -> Floats:
+def smooth_images(spec: InputSpec, shape: tuple[int, ...], *, count: int, seed: int) -> Floats:
     """Random smooth pictures in normalised input space, `(count, *shape)`, deviation 1.
 
     Args:
-        spec: an image input whose size is known.
+        spec: the image input.
+        shape: of one input.
         count: of the pictures.
         seed: of the noise that they are made from.
     """
-    assert spec.static_shape is not None
     random = np.random.default_rng(seed)
-    height, width, channels = spec.as_picture(np.empty(spec.static_shape)).shape
+    height, width, channels = spec.as_picture(np.empty(shape)).shape
     return np.stack([spec.as_input(_smooth(height, width, channels, random)) for _ in range(count)])
 
 

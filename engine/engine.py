@@ -15,6 +15,7 @@ from deepinside.engine.modelfile import read_header
 from deepinside.engine.results import CheckReport, ClassImage, InputFailure, InputMaps, SaliencyMap
 from deepinside.engine.saliency import GradientPass, saliency_batches
 from deepinside.engine.session import PlacedNode, Session, SessionSettings, open_session
+from deepinside.engine.sizes import PictureSize, chosen_size
 from deepinside.engine.targets import find_class, plan_targets
 from deepinside.engine.visualize import Progress, ascend, ascent_settings, batches
 
@@ -96,6 +97,7 @@ class Engine:
         *,
         batch_size: int = _BATCH_SIZE,
         keep_gradient: bool = True,
+        size: PictureSize | None = None,
     ) -> list[SaliencyMap]:
         """Saliency maps, ordered by image and then by target; all are held in memory.
 
@@ -106,15 +108,18 @@ class Engine:
                 image.
             batch_size: bounds the memory of everything.
             keep_gradient: whether the maps hold the gradient too.
+            size: height and width of the input, where the file leaves them open: (H, W), one
+                number, or `original` for each picture's own; None for the record's.
 
         Raises:
             ImageError: an image can't be used.
+            SettingError: the file does not take pictures of this size.
             TargetError: no such class.
             EngineError: anything else that failed.
         """
         found: list[SaliencyMap] = []
         for item in self.iter_saliency(
-            images, target, batch_size=batch_size, keep_gradient=keep_gradient
+            images, target, batch_size=batch_size, keep_gradient=keep_gradient, size=size
         ):
             if isinstance(item, InputFailure):
                 raise item.error
@@ -128,6 +133,7 @@ class Engine:
         *,
         batch_size: int = _BATCH_SIZE,
         keep_gradient: bool = True,
+        size: PictureSize | None = None,
     ) -> Iterator[InputMaps | InputFailure]:
         """Like `saliency`, one input at a time: its maps, or why there are none.
 
@@ -141,7 +147,8 @@ class Engine:
         _require_positive("batch_size", batch_size)
         plan = plan_targets(target, self.contract)
         run = GradientPass(self.session, self.spec, keep_gradient)
-        return saliency_batches(run, images, plan, batch_size=batch_size)
+        chosen = chosen_size(size, self.spec, str(self.session.path))
+        return saliency_batches(run, images, plan, batch_size=batch_size, size=chosen)
 
     def visualize(
         self,
@@ -157,6 +164,7 @@ class Engine:
         snapshot_every: int | None = None,
         score_every: int = 10,
         patience: int | None = None,
+        size: PictureSize | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> list[ClassImage]:
         """Class pictures: `argmax_I S_c(I) - l2 * ||I||^2` by gradient ascent.
@@ -173,6 +181,7 @@ class Engine:
             snapshot_every: keep a picture every so many steps.
             score_every: read the scores every so many steps; each time the host waits.
             patience: stop once no class's score has risen by a thousandth for so many steps.
+            size: as in `saliency`; `original` is that of an image in `init`.
             progress: called whenever the scores are read.
 
         Raises:
@@ -193,14 +202,15 @@ class Engine:
             snapshot_every=snapshot_every,
             score_every=score_every,
             patience=patience,
+            size=size,
         )
+        chosen = chosen_size(size, self.spec, str(self.session.path))
         classes = self.classes(targets)
-        size = self.spec.batch or batch_size
         return [
             image
-            for part in batches(classes, size)
+            for part in batches(classes, self.spec.batch or batch_size)
             for image in ascend(
-                self.session, self.spec, part, settings, init=init, progress=progress
+                self.session, self.spec, part, settings, init=init, size=chosen, progress=progress
             )
         ]
 
@@ -222,6 +232,7 @@ class Engine:
         target: Target = "top1",
         tolerance: float = 1e-2,
         seed: int = 0,
+        size: PictureSize | None = None,
     ) -> CheckReport:
         """Compare the gradient with differences of the score, on the runtime in use.
 
@@ -231,21 +242,25 @@ class Engine:
                 `top1`.
             tolerance: largest relative error that passes.
             seed: of the random pictures and directions.
+            size: as in `saliency`.
 
         Raises:
             EngineError: the file can't be checked.
         """
         index = -1 if target == "top1" else find_class(target, self.contract)
+        chosen = chosen_size(size, self.spec, str(self.session.path))
         arrays: list[NDArray[np.floating]]
         if images is None:
-            if self.spec.static_shape is None:
+            shape = self.spec.shape_at(chosen) if chosen != "original" else None
+            if shape is None:
                 raise TaskError(
-                    f"{self.session.path} leaves the picture's size open: give images to check on."
+                    f"{self.session.path} leaves the picture's size open: give a size or images to "
+                    "check on."
                 )
-            arrays = list(smooth_images(self.spec, count=2, seed=seed))
+            arrays = list(smooth_images(self.spec, shape, count=2, seed=seed))
         else:
             arrays = [
-                prepare(image, position, self.spec).array
+                prepare(image, position, self.spec, chosen).array
                 for position, image in enumerate(iterate_images(images, self.spec))
             ]
         if not arrays:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,23 +38,28 @@ class InputSpec:
     shape: tuple[int | None, ...]
 
     @property
-    def static_shape(self) -> tuple[int, ...] | None:
-        """The shape with the preprocessing record's size where the file leaves it open."""
-        expected = self.recorded_shape or (None,) * len(self.shape)
-        sizes = tuple(
-            given if size is None else size
-            for size, given in zip(self.shape, expected, strict=True)
-        )
-        known = tuple(size for size in sizes if size is not None)
-        return known if len(known) == len(sizes) else None
+    def picture_size(self) -> tuple[int | None, int | None]:
+        """Height and width of the pictures that the file takes, None where one is open."""
+        if self.contract.picture_size is not None:
+            return self.contract.picture_size
+        height, width = self.shape[1:] if self.contract.layout == "NCHW" else self.shape[:2]
+        return height, width
 
-    @property
-    def recorded_shape(self) -> tuple[int, ...] | None:
-        """The shape that the preprocessing record gives; None without a record."""
+    def shape_at(self, size: tuple[int, int] | None = None) -> tuple[int, ...] | None:
+        """The shape with this size, or the preprocessing record's, where the file leaves it open.
+
+        None where it stays open.
+        """
+        if self.contract.layout == "flat":
+            return tuple(length for length in self.shape if length is not None)
         record = self.contract.preprocessing
-        if record is None:
-            return None
-        return input_shape((*record.input_size, record.channels), self.contract.layout)
+        channels = self.shape[0 if self.contract.layout == "NCHW" else 2]
+        channels = channels if record is None else record.channels
+        height, width = size or (record.input_size if record is not None else (None, None))
+        given = input_shape((height, width, channels), self.contract.layout)
+        sizes = [b if a is None else a for a, b in zip(self.shape, given, strict=True)]
+        known = tuple(length for length in sizes if length is not None)
+        return known if len(known) == len(sizes) else None
 
     def as_picture(self, image: NDArray[Any]) -> NDArray[Any]:
         """An input without batch axis as `(H, W, C)`."""
@@ -110,12 +115,14 @@ def input_spec(session: Session, contract: Contract) -> InputSpec:
             f"the metadata of {session.path} call its image input {spec.shape} a picture of "
             f"{contract.picture}: export the file again."
         )
-    expected = spec.recorded_shape
-    if expected is not None and spec.static_shape != expected:
-        raise ModelFileError(
-            f"the preprocessing record of {session.path} gives inputs of {expected}, but its image "
-            f"input is {spec.shape}: export the file again with a record that fits."
-        )
+    record = contract.preprocessing
+    if record is not None:
+        expected = input_shape((*record.input_size, record.channels), contract.layout)
+        if spec.shape_at() != expected:
+            raise ModelFileError(
+                f"the preprocessing record of {session.path} gives inputs of {expected}, but its "
+                f"image input is {spec.shape}: export the file again with a record that fits."
+            )
     return spec
 
 
@@ -133,7 +140,12 @@ def iterate_images(images: ImageLike | Iterable[ImageLike], spec: InputSpec) -> 
         yield from images
 
 
-def prepare(image: ImageLike, position: int, spec: InputSpec) -> Prepared:
+def prepare(
+    image: ImageLike,
+    position: int,
+    spec: InputSpec,
+    size: tuple[int, int] | Literal["original"] | None = None,
+) -> Prepared:
     """Decode and preprocess one image.
 
     Args:
@@ -141,6 +153,8 @@ def prepare(image: ImageLike, position: int, spec: InputSpec) -> Prepared:
             of the input's shape, already preprocessed.
         position: of the image, names it where it has no path.
         spec: the image input.
+        size: (H, W) of the input, or each picture's own; None for the record's. Arrays that are
+            already preprocessed keep theirs.
 
     Raises:
         ImageError: it can't be decoded, or does not fit the input.
@@ -166,7 +180,7 @@ def prepare(image: ImageLike, position: int, spec: InputSpec) -> Prepared:
             "the model file does not say how a picture becomes its input: export the classifier "
             "again with --preprocessing FILE.json, or give arrays that are already preprocessed.",
         )
-    array, region = preprocess(picture, record, spec.contract.layout, dtype=spec.dtype)
+    array, region = preprocess(picture, record, spec.contract.layout, dtype=spec.dtype, size=size)
     return Prepared(array, picture.source, picture, region)
 
 

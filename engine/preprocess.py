@@ -1,7 +1,7 @@
 """From a picture to the image input and back, exactly as the file's preprocessing record says."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,12 @@ class Region:
 
 
 def preprocess(
-    picture: Picture, record: Preprocessing, layout: Layout, *, dtype: np.dtype[Any]
+    picture: Picture,
+    record: Preprocessing,
+    layout: Layout,
+    *,
+    dtype: np.dtype[Any],
+    size: tuple[int, int] | Literal["original"] | None = None,
 ) -> tuple[NDArray[Any], Region]:
     """Turn a picture into the image input.
 
@@ -54,13 +59,17 @@ def preprocess(
         record: how.
         layout: axes of the result.
         dtype: float type of the result.
+        size: (H, W) of the result instead of the record's; where the record crops, it keeps the
+            share that is cut off. `original` is the picture's own size, the whole picture.
 
     Returns:
         The input without batch axis, `(C, H, W)`, `(H, W, C)` or flat, normalised, and the region
         of the picture that it covers. Filling is the mean, that is 0 once normalised.
     """
-    height, width = record.input_size
-    resized_height, resized_width = _resized_size(picture.size, record)
+    if size == "original":
+        size, record = picture.size, replace(record, resize="stretch", resize_size=None)
+    height, width = size or record.input_size
+    resized_height, resized_width = _resized_size(picture.size, record, (height, width))
     # Where the input starts in the resized picture; negative where it is filled.
     top, left = _offset(resized_height, height), _offset(resized_width, width)
     rows = slice(max(top, 0), min(top + height, resized_height))
@@ -99,15 +108,21 @@ def picture_of(image: NDArray[Any], record: Preprocessing, layout: Layout) -> ND
     return np.ascontiguousarray(pixels[..., ::-1] if record.channel_order == "BGR" else pixels)
 
 
-def _resized_size(size: tuple[int, int], record: Preprocessing) -> tuple[int, int]:
+def _resized_size(
+    size: tuple[int, int], record: Preprocessing, wanted: tuple[int, int]
+) -> tuple[int, int]:
     height, width = size
     if record.resize == "stretch":
-        return record.input_size
+        return wanted
     if record.resize == "letterbox":
-        scale = min(record.input_size[0] / height, record.input_size[1] / width)
+        scale = min(wanted[0] / height, wanted[1] / width)
         return max(1, round(height * scale)), max(1, round(width * scale))
     assert record.resize_size is not None
     short = record.resize_size
+    if wanted != record.input_size:
+        margin = max(1.0, short / max(record.input_size))
+        scale = max(wanted[0] / height, wanted[1] / width) * margin
+        return max(wanted[0], round(height * scale)), max(wanted[1], round(width * scale))
     # The longer side is rounded down, as torchvision and timm do.
     if height <= width:
         return short, max(short, int(short * width / height))

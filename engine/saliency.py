@@ -8,13 +8,20 @@ gives the scores that choose the others.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepinside.engine.contract import Contract
-from deepinside.engine.errors import DivergenceError, ImageError, TaskError
+from deepinside.engine.errors import (
+    DivergenceError,
+    EngineError,
+    ImageError,
+    OutOfMemoryError,
+    RunError,
+    TaskError,
+)
 from deepinside.engine.inputs import ImageLike, InputSpec, Prepared, iterate_images, prepare
 from deepinside.engine.results import InputFailure, InputMaps, SaliencyMap
 from deepinside.engine.session import Session
@@ -121,10 +128,11 @@ def saliency_batches(
     plan: TargetPlan,
     *,
     batch_size: int,
+    size: tuple[int, int] | Literal["original"] | None = None,
 ) -> Iterator[InputMaps | InputFailure]:
     """The maps of each input, in order; at most `batch_size` inputs are held at a time.
 
-    A bad input gives an `InputFailure` and the others go on.
+    A bad input gives an `InputFailure` and the others go on. Inputs of one size run together.
     """
     if run.spec.batch is not None:
         batch_size = run.spec.batch
@@ -134,33 +142,47 @@ def saliency_batches(
         failures: dict[int, InputFailure] = {}
         for position, image in chunk:
             try:
-                prepared[position] = prepare(image, position, run.spec)
+                prepared[position] = prepare(image, position, run.spec, size)
             except ImageError as error:
                 failures[position] = InputFailure(error.source, position, error)
-        prepared, more_failures = _of_one_shape(prepared, run.spec)
-        done = _explain(run, prepared, plan, batch_size) if prepared else {}
+        done: dict[int, InputMaps | InputFailure] = {**failures}
+        for group in _by_shape(prepared):
+            try:
+                done |= _explain(run, group, plan, batch_size)
+            except RunError as error:
+                if _is_usual(group, run.spec):
+                    raise
+                done |= _unsuitable(group, error)
         for position, _ in chunk:
-            yield {**failures, **more_failures, **done}[position]
+            yield done[position]
 
 
-def _of_one_shape(
-    prepared: dict[int, Prepared], spec: InputSpec
-) -> tuple[dict[int, Prepared], dict[int, InputFailure]]:
-    """Leave out arrays whose size, open in the file, differs from the batch's first."""
-    fitting: dict[int, Prepared] = {}
-    failures: dict[int, InputFailure] = {}
+def _by_shape(prepared: dict[int, Prepared]) -> list[dict[int, Prepared]]:
+    """The inputs in groups of one shape, which a batch can hold."""
+    groups: dict[tuple[int, ...], dict[int, Prepared]] = {}
     for position, image in prepared.items():
-        first = next(iter(fitting.values()), image)
-        if image.array.shape == first.array.shape:
-            fitting[position] = image
-            continue
-        error = ImageError(
-            image.source,
-            f"has the shape {image.array.shape} and its batch {first.array.shape}: give arrays of "
-            "one size, or use batch size 1.",
-        )
-        failures[position] = InputFailure(image.source, position, error)
-    return fitting, failures
+        groups.setdefault(image.array.shape, {})[position] = image
+    return list(groups.values())
+
+
+def _is_usual(group: dict[int, Prepared], spec: InputSpec) -> bool:
+    """Whether the inputs are of the file's own size, so that a failure is not their fault."""
+    return next(iter(group.values())).array.shape == spec.shape_at()
+
+
+def _unsuitable(group: dict[int, Prepared], error: RunError) -> dict[int, InputMaps | InputFailure]:
+    """Failures of inputs of a size that the network can't run at; others may go on."""
+    failures: dict[int, InputMaps | InputFailure] = {}
+    for position, image in group.items():
+        reason: EngineError = error
+        if not isinstance(error, OutOfMemoryError):
+            reason = ImageError(
+                image.source,
+                f"the network does not run at an input of {image.array.shape}; it may need larger "
+                f"pictures, or sides that are multiples of a number ({error})",
+            )
+        failures[position] = InputFailure(image.source, position, reason)
+    return failures
 
 
 def _explain(

@@ -7,6 +7,7 @@ Simonyan et al. 2014, section 2: `argmax_I S_c(I) - l2 * ||I||^2`. The update is
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from deepinside.engine.preprocess import picture_of
 from deepinside.engine.presets import find_preset
 from deepinside.engine.results import ClassImage, Snapshot
 from deepinside.engine.session import Session
+from deepinside.engine.sizes import PictureSize
 
 __all__ = ["AscentSettings", "Progress", "ascend", "ascent_settings"]
 
@@ -43,6 +45,7 @@ class AscentSettings:
         snapshot_every: keep a picture every so many steps; None for none.
         score_every: read the scores every so many steps.
         patience: stop once the score has not risen for so many steps; None for never.
+        size: as it was asked for; None for the file's own.
     """
 
     preset: str
@@ -54,6 +57,7 @@ class AscentSettings:
     snapshot_every: int | None
     score_every: int
     patience: int | None
+    size: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +88,7 @@ def ascent_settings(
     snapshot_every: int | None,
     score_every: int,
     patience: int | None,
+    size: PictureSize | None = None,
 ) -> AscentSettings:
     """A preset's settings with the caller's on top.
 
@@ -101,6 +106,9 @@ def ascent_settings(
         snapshot_every=snapshot_every,
         score_every=score_every,
         patience=patience,
+        size=size
+        if size is None or isinstance(size, str)
+        else "x".join(map(str, np.atleast_1d(size))),
     )
     for name in ("steps", "snapshot_every", "score_every", "patience"):
         value = getattr(settings, name)
@@ -122,6 +130,7 @@ def ascend(
     settings: AscentSettings,
     *,
     init: ImageLike,
+    size: tuple[int, int] | Literal["original"] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> list[ClassImage]:
     """Make the class pictures of one batch.
@@ -132,6 +141,7 @@ def ascend(
         classes: class index per picture; at most the file's fixed batch size.
         settings: of the ascent.
         init: start: `zeros`, `noise`, or an image.
+        size: of the pictures, where the file leaves it open; None for the record's.
         progress: called whenever the scores are read.
 
     Raises:
@@ -142,7 +152,7 @@ def ascend(
     """
     count = len(classes)
     padded = [*classes, *[classes[-1]] * ((spec.batch or count) - count)]
-    start = np.stack([_start(spec, index, settings, init) for index in padded])
+    start = np.stack([_start(spec, index, settings, init, size) for index in padded])
     loop = PingPong(
         session,
         spec.contract.names,
@@ -210,15 +220,21 @@ def _name_of(init: ImageLike) -> str:
 
 
 def _start(
-    spec: InputSpec, index: int, settings: AscentSettings, init: ImageLike
+    spec: InputSpec,
+    index: int,
+    settings: AscentSettings,
+    init: ImageLike,
+    size: tuple[int, int] | Literal["original"] | None,
 ) -> NDArray[np.floating]:
     if not isinstance(init, str) or init not in ("zeros", "noise"):
-        return prepare(init, 0, spec).array
-    shape = spec.static_shape
+        return prepare(init, 0, spec, size).array
+    if size == "original":
+        raise SettingError(f"the size original needs a picture to start from, not {init}.")
+    shape = spec.shape_at(size)
     if shape is None:
         raise TaskError(
-            "the file leaves the picture's size open: export the classifier again with "
-            "--preprocessing FILE.json, or start from an array of the wanted size."
+            "the file leaves the picture's size open: give a size, or start from a picture or an "
+            "array of the wanted size."
         )
     if init == "zeros":
         return np.zeros(shape, dtype=spec.dtype)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from deepinside.exporters.errors import ClassifierError
+from deepinside.exporters.shapes import Shape, static
 
 __all__ = ["ImageInput", "Layout", "find_image"]
 
@@ -57,6 +58,20 @@ class ImageInput:
                     f"the preprocessing record's input_size is {list(size)}, and the image input "
                     f"{self.value.name!r} is ({_type(self.value)})."
                 )
+
+    def keep_to(self, probed: Shape | None) -> None:
+        """Declare axes fixed that are free in name only: at other sizes the classifier fails.
+
+        Where it does not after all, runtimes now refuse a picture whose gradient would be wrong.
+        """
+        if probed is not None and self.value.shape is not None:
+            declared = self.value.shape.dims
+            self.value.shape = ir.Shape(
+                [
+                    size if (only := static(dim)) is None else only
+                    for size, dim in zip(declared, probed, strict=True)
+                ]
+            )
 
     @property
     def axes(self) -> list[int]:

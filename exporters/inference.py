@@ -250,5 +250,11 @@ def _fold_sizes(model: ir.Model) -> bool:
 
 
 def _folds_to_integers(node: ir.Node) -> bool | None:
-    """Fold shape arithmetic only: nodes on the way from image to score must keep their names."""
-    return all(output.dtype in _SHAPE_ARITHMETIC for output in node.outputs)
+    """Fold shape arithmetic only: nodes on the way from image to score must keep their names.
+
+    Sizes may be divided and rounded as floats on the way.
+    """
+    return all(
+        output.dtype in _SHAPE_ARITHMETIC or (output.shape is not None and output.shape.rank() == 0)
+        for output in node.outputs
+    )

@@ -1,10 +1,11 @@
 """The PyTorch front door: a module becomes plain ONNX with PyTorch's own exporters."""
 
+import contextlib
 import logging
 import pickle
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +46,24 @@ def load(
 
 
 def to_onnx(
-    module: "torch.nn.Module", example_input: Any, input_shape: Sequence[int] | None
+    module: "torch.nn.Module",
+    example_input: Any,
+    input_shape: Sequence[int] | None,
+    *,
+    dynamic_size: bool = False,
 ) -> ir.Model:
     """Export a module with a dynamic batch, input `image` and output `scores`.
 
     PyTorch's current exporter is tried first, then the TorchScript one.
 
+    Args:
+        module: in eval mode or not; it is left as it was.
+        example_input: tensor `(N, C, H, W)`, or None.
+        input_shape: shape of the example input where there is none.
+        dynamic_size: leave height and width open too.
+
     Raises:
-        ClassifierError: neither can export the module.
+        ClassifierError: neither can export the module, or not with an open height and width.
     """
     torch = _require("torch", "torch")
     _require("onnxscript", "torch")
@@ -69,41 +80,102 @@ def to_onnx(
     training = module.training
     module.eval()
     try:
-        return _export(torch, module, example_input)
+        if dynamic_size:
+            _try_another_size(torch, module, example_input)
+        return _export(torch, module, example_input, dynamic_size=dynamic_size)
     finally:
         module.train(training)
 
 
-def _export(torch: Any, module: "torch.nn.Module", example_input: Any) -> ir.Model:
+def _try_another_size(torch: Any, module: "torch.nn.Module", example_input: Any) -> None:
+    """Run the module on a larger picture; tracing would hide that it takes one size only.
+
+    Raises:
+        ClassifierError: it does.
+    """
+    count, channels, height, width = example_input.shape
+    larger = example_input.new_zeros((count, channels, height + 64, width + 128))
+    try:
+        with torch.no_grad():
+            module(larger)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise _fixed_size(error) from error
+
+
+def _export(
+    torch: Any, module: "torch.nn.Module", example_input: Any, *, dynamic_size: bool
+) -> ir.Model:
     """PyTorch's exporter, else its TorchScript one."""
     failures = (torch.onnx.OnnxExporterError, RuntimeError, ValueError)
     names = {"input_names": ["image"], "output_names": ["scores"], "opset_version": OPSET}
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")  # the exporters' own deprecations are not the user's
-        batch = ({0: torch.export.Dim("N")},)
+    free = {2: "H", 3: "W"} if dynamic_size else {}
+    with warnings.catch_warnings(record=True) as told, tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("always")  # the exporters' own deprecations are not the user's
+        # Unlike a named Dim, DYNAMIC lets a size have bounds and factors, but no single value.
+        shapes = ({0: torch.export.Dim("N"), **dict.fromkeys(free, torch.export.Dim.DYNAMIC)},)
         try:
-            program = torch.onnx.export(
-                module, (example_input,), dynamo=True, dynamic_shapes=batch, verbose=False, **names
-            )
+            with _less_talk("torch.fx.experimental.symbolic_shapes"):
+                program = torch.onnx.export(
+                    module,
+                    (example_input,),
+                    dynamo=True,
+                    dynamic_shapes=shapes,
+                    verbose=False,
+                    **names,
+                )
         except failures as error:
             first = error
         else:
             model: ir.Model = program.model
-            return model
+            return _named(model, free)
         _log.info("PyTorch's exporter failed (%s); trying its TorchScript exporter", first)
         path = Path(folder) / "classifier.onnx"
-        axes = {"image": {0: "N"}, "scores": {0: "N"}}
+        axes = {"image": {0: "N", **free}, "scores": {0: "N"}}
         try:
             torch.onnx.export(
                 module, (example_input,), str(path), dynamo=False, dynamic_axes=axes, **names
             )
         except failures as error:
+            if dynamic_size:
+                raise _fixed_size(first) from error
             raise ClassifierError(
                 f"neither of PyTorch's ONNX exporters can export the module: {first}; {error}"
             ) from error
+        if dynamic_size and any(issubclass(w.category, torch.jit.TracerWarning) for w in told):
+            raise _fixed_size(first)  # it traced numbers of the example's size
         model = ir.load(path)
         ir.external_data.load_to_model(model)  # the folder is about to go
         return model
+
+
+@contextlib.contextmanager
+def _less_talk(name: str) -> Iterator[None]:
+    """Keep a logger's warnings back: inequalities of sizes that PyTorch gives up on are no news."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _named(model: ir.Model, free: Mapping[int, str]) -> ir.Model:
+    """Give the image's open axes plain names in place of the exporter's."""
+    image = model.graph.inputs[0]
+    assert image.shape is not None
+    image.shape = ir.Shape([free.get(axis, size) for axis, size in enumerate(image.shape.dims)])
+    return model
+
+
+def _fixed_size(error: Exception) -> ClassifierError:
+    """What to do about a network that PyTorch exports at one size only."""
+    reason = str(error).strip().partition("\n")[0]
+    return ClassifierError(
+        f"PyTorch can't export the module with a dynamic height and width ({reason}): it computes "
+        "with numbers of one size, as position embeddings and flattened maps do. Export it without "
+        "--dynamic-size (dynamic_size=True), at the size that is needed."
+    )
 
 
 def _from_timm(

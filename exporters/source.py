@@ -64,6 +64,7 @@ def open_classifier(
     input_shape: Sequence[int] | None = None,
     weights: str | Path | None = None,
     random_weights: bool = False,
+    dynamic_size: bool = False,
 ) -> Source:
     """Open a classifier.
 
@@ -76,6 +77,7 @@ def open_classifier(
         input_shape: for such a network without an example input: its shape, batch included.
         weights: for `timm:` and `torch:`: a .safetensors file, or a state dictionary.
         random_weights: for `timm:`, `hf:` and `keras:applications.NAME`: an untrained network.
+        dynamic_size: for a network of PyTorch: leave height and width open.
 
     Raises:
         ClassifierError: it can't be opened.
@@ -93,6 +95,7 @@ def open_classifier(
         input_shape=input_shape,
         weights=weights,
         random_weights=random_weights,
+        dynamic_size=dynamic_size,
     )
     content = ir.to_proto(opened.model).SerializeToString()
     digest = hashlib.sha256(content).hexdigest()
@@ -125,6 +128,7 @@ def _through(
     input_shape: Sequence[int] | None,
     weights: str | Path | None,
     random_weights: bool,
+    dynamic_size: bool,
 ) -> Opened:
     # Imported here: a framework is needed by its own front door only.
     if door in ("timm", "torch"):
@@ -133,7 +137,9 @@ def _through(
         module, known_shape, preprocessing = pytorch.load(
             classifier, weights=weights, random_weights=random_weights
         )
-        model = pytorch.to_onnx(module, example_input, input_shape or known_shape)
+        model = pytorch.to_onnx(
+            module, example_input, input_shape or known_shape, dynamic_size=dynamic_size
+        )
         return Opened(model, preprocessing)
     if door == "sklearn":
         from deepinside.exporters import sklearn
@@ -144,6 +150,7 @@ def _through(
             input_shape=input_shape,
             weights=weights,
             random_weights=random_weights,
+            dynamic_size=dynamic_size,
         )
         return sklearn.load(classifier)
     raise AssertionError(door)

@@ -146,6 +146,7 @@ class Stage:
         if record is not None:
             image.require_record(record)
         shapes = probe_shapes(model, size)
+        image.keep_to(shapes.known(image.value))
         opset = model.graph.opset_imports[""]
         for node in model.graph:
             if node.domain and any(shapes.known(output) is None for output in node.outputs):

@@ -148,25 +148,38 @@ def test_padding_computed_from_a_free_size(tmp_path: Path) -> None:
         _agrees_with_differences(path, _weights(1, 3, height, width, seed=9))
 
 
-def test_free_sizes_that_must_be_multiples(tmp_path: Path) -> None:
-    """Blocks of four: odd sizes fail in the classifier itself, which must not make it static."""
+def test_free_sizes_that_must_be_even(tmp_path: Path) -> None:
+    """Odd sizes fail in the classifier itself; half of an even one may be odd, and is padded so."""
     model = _parsed(
         """
         <ir_version: 8, opset_import: ["" : 17]>
-        net (float[N,3,H,W] image) => (float[N,4] logits) <float[8,48,3,3] w, float[4,8] v> {
-          b = SpaceToDepth <blocksize = 4> (image)
-          c = Conv <kernel_shape = [3,3], strides = [2,2], auto_pad = "SAME_UPPER"> (b, w)
+        net (float[N,3,H,W] image) => (float[N,4] logits)
+        <float[8,3,3,3] w, float[4,8] v, float[4] twice = {1, 1, 2, 2},
+         int64[1] one = {1}, int64[1] two = {2}, int64[2] none = {0, 0}> {
+          half = AveragePool <kernel_shape = [2,2], strides = [2,2]> (image)
+          coarse = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric",
+                           nearest_mode = "floor"> (half, , twice)
+          both = Add (image, coarse)
+          small = AveragePool <kernel_shape = [2,2], strides = [2,2]> (both)
+          size = Shape <start = 2, end = 4> (small)
+          odd = Mod (size, two)
+          total = Add (odd, one)
+          before = Div (total, two)
+          after = Sub (total, before)
+          pads = Concat <axis = 0> (none, before, none, after)
+          p = Pad (small, pads)
+          c = Conv <kernel_shape = [3,3], strides = [2,2]> (p, w)
           t = Tanh (c)
-          p = GlobalAveragePool (t)
-          f = Flatten (p)
+          m = GlobalAveragePool (t)
+          f = Flatten (m)
           logits = Gemm <transB = 1> (f, v)
         }
         """,
-        w=_weights(8, 48, 3, 3) / 10,
+        w=_weights(8, 3, 3, 3),
         v=_weights(4, 8),
     )
     path = export_saliency(model, tmp_path / "s.onnx").path
-    for height, width in ((64, 64), (68, 76), (92, 40)):
+    for height, width in ((64, 64), (66, 70), (50, 28), (26, 52)):
         _agrees_with_differences(path, _weights(1, 3, height, width, seed=9))
 
 
@@ -206,6 +219,7 @@ def test_a_fixed_size_behind_free_axes(tmp_path: Path) -> None:
     with pytest.raises(ClassifierError, match=r"224"):
         export_saliency(_fixed_size_net(), tmp_path / "s.onnx")
     path = export_saliency(_fixed_size_net(), tmp_path / "s.onnx", preprocessing=record).path
+    assert session(path).get_inputs()[0].shape == ["N", 3, 16, 16]
     _agrees_with_differences(path, _weights(2, 3, 16, 16))
 
 

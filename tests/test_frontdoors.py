@@ -38,8 +38,9 @@ def not_a_module() -> int:
     return 3
 
 
-def _agrees(path: Path, module: Any, size: int) -> None:
-    pixels = np.random.default_rng(0).standard_normal((2, 3, size, size), dtype=np.float32)
+def _agrees(path: Path, module: Any, height: int, width: int | None = None) -> None:
+    shape = (2, 3, height, width or height)
+    pixels = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     targets = np.array([1, 2])
     found = session(path).run(["gradient"], {"image": pixels, "target": targets})[0]
     image = torch.tensor(pixels, requires_grad=True)
@@ -68,6 +69,64 @@ def test_the_torchscript_exporter_steps_in(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(torch.onnx, "export", refuses_dynamo)
     report = export_saliency(tiny(), tmp_path / "s.onnx", input_shape=(1, 3, 16, 16))
     _agrees(report.path, tiny(), 16)
+
+
+class _SameConv(torch.nn.Conv2d):
+    """Padding worked out from the picture's size, as TensorFlow's networks have it in PyTorch."""
+
+    def forward(self, x: Any) -> Any:
+        pads = []
+        for size in x.shape[:1:-1]:
+            total = ((size + 1) // 2 - 1) * 2 + 3 - size
+            pads += [total // 2, total - total // 2]
+        return super().forward(torch.nn.functional.pad(x, pads))
+
+
+class _Fixed(torch.nn.Module):
+    """A map of positions for one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = torch.nn.Parameter(torch.randn(1, 3, 16, 16))
+        self.rest = tiny()
+
+    def forward(self, x: Any) -> Any:
+        return self.rest(x + self.place)
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_a_module_of_any_size(
+    dynamo: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = torch.onnx.export
+
+    def chosen(*arguments: Any, **options: Any) -> Any:
+        if options["dynamo"] and not dynamo:
+            raise torch.onnx.OnnxExporterError("not today")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", chosen)
+    torch.manual_seed(0)
+    same = [_SameConv(3, 8, 3, stride=2), torch.nn.Tanh(), _SameConv(8, 8, 3, stride=2)]
+    pool = torch.nn.MaxPool2d(3, 2, ceil_mode=True)
+    module = torch.nn.Sequential(*same, pool, *list(tiny())[2:4], torch.nn.Linear(8, 4))
+    report = export_saliency(
+        module, tmp_path / "s.onnx", input_shape=(1, 3, 32, 32), dynamic_size=True
+    )
+    image = session(report.path).get_inputs()[0]
+    assert image.shape == ["N", 3, "H", "W"]
+    for height, width in ((32, 32), (37, 53), (30, 61), (65, 19)):
+        _agrees(report.path, module, height, width)
+
+
+@pytest.mark.parametrize("front_door", [_Fixed, "timm"])
+def test_a_module_of_one_size_only(front_door: Any, tmp_path: Path) -> None:
+    if front_door == "timm":
+        pytest.importorskip("timm")
+    classifier = "timm:vit_tiny_patch16_224" if front_door == "timm" else front_door()
+    options = {"random_weights": True} if front_door == "timm" else {"input_shape": (1, 3, 16, 16)}
+    with pytest.raises(ClassifierError, match="without --dynamic-size"):
+        export_saliency(classifier, tmp_path / "s.onnx", dynamic_size=True, **options)
 
 
 def test_a_module_that_no_exporter_takes(tmp_path: Path) -> None:

@@ -223,6 +223,21 @@ def test_a_compact_cotangent_where_none_is_understood_is_noticed(
     assert all(_fails(case, errors=_SHAPES) for case in chains)
 
 
+@pytest.mark.parametrize(
+    "operator", ["AveragePool", "Concat", "Conv", "DepthToSpace", "MaxPool", "Pad", "Slice", "Tile"]
+)
+def test_a_dynamic_size_taken_for_a_static_one_is_noticed(
+    operator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_probe(op: Builder, x: ir.Value, axis: int) -> int:
+        shape = op.shapes.known(x)
+        assert shape is not None
+        return shape[axis][0]
+
+    monkeypatch.setattr(Builder, "length", first_probe)
+    assert _notices(operator, _SHAPES)
+
+
 def _kink_fails(operator: str, name: str) -> bool:
     (kink,) = (k for k in KINKS if k.case.operator == operator and k.case.name.startswith(name))
     try:

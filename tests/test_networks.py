@@ -82,3 +82,32 @@ def test_gradient_is_that_of_autograd(name: str, tmp_path: Path) -> None:
     assert min(cosine for cosine, _ in agreements) >= 0.999, agreements
     assert report.size_after <= 1.05 * report.size_before
     assert _unportable(report.path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenetv3_small_100", "resnet18"])
+def test_one_file_for_all_sizes(name: str, tmp_path: Path) -> None:
+    """Odd and prime sizes too, which strides round otherwise than multiples of 32."""
+    module = build(name)
+    report = export_saliency(
+        module, tmp_path / "net.onnx", input_shape=(1, 3, 224, 224), dynamic_size=True
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(report.path, options, providers=["CPUExecutionProvider"])
+    module = module.double()
+    targets = np.array([3, 7])
+    agreements = []
+    for height, width in ((128, 160), (97, 131), (225, 193), (64, 331)):
+        pixels = smooth_pictures(2, 336)[:, :, :height, :width].copy()
+        scores, gradient = session.run(["scores", "gradient"], {"image": pixels, "target": targets})
+        expected_scores, expected = _autograd(module, pixels, targets)
+        np.testing.assert_allclose(
+            scores, expected_scores, atol=1e-4 * np.abs(expected_scores).max()
+        )
+        assert gradient.shape == pixels.shape
+        agreements += [_agreement(a, b) for a, b in zip(gradient, expected, strict=True)]
+    strict = [cosine >= 0.9999 and error <= 1e-3 for cosine, error in agreements]
+    assert sum(strict) >= 6, agreements
+    assert min(cosine for cosine, _ in agreements) >= 0.999, agreements
+    assert _unportable(report.path) == []
