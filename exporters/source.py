@@ -135,6 +135,16 @@ def _through(
         )
         model = pytorch.to_onnx(module, example_input, input_shape or known_shape)
         return Opened(model, preprocessing)
+    if door == "hf":
+        from deepinside.exporters import huggingface
+
+        refuse("a classifier of transformers", weights=weights)
+        return huggingface.load(
+            classifier,
+            example_input=example_input,
+            input_shape=input_shape,
+            random_weights=random_weights,
+        )
     if door == "sklearn":
         from deepinside.exporters import sklearn
 
