@@ -99,7 +99,7 @@ def test_a_configuration_alone_is_an_untrained_network(tmp_path: Path) -> None:
     name = f"hf:{tmp_path / 'config.json'}"
     report = export_saliency(name, tmp_path / "s.onnx", random_weights=True)
     assert report.names["image"] == "image"
-    with pytest.raises(ClassifierError, match="configuration without weights.*--random-weights"):
+    with pytest.raises(ClassifierError, match=r"configuration without weights.*--random-weights"):
         export_saliency(name, tmp_path / "t.onnx")
 
 
