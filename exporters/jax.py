@@ -1,5 +1,6 @@
 """The JAX front door: a function, or a network of flax or equinox, through jax2onnx."""
 
+import copy
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -47,6 +48,7 @@ def load(
             "1,224,224,3 (in Python example_input=array or input_shape=...)."
         )
     if hasattr(network, "eval") and hasattr(network, "train"):
+        network = copy.deepcopy(network)  # the caller's stays in its mode
         network.eval()  # dropout and statistics as at inference
     try:
         with warnings.catch_warnings():
@@ -57,6 +59,10 @@ def load(
     except _FAILURES as error:
         reason = " ".join(str(error).split())
         raise ClassifierError(f"jax2onnx can't export the network: {reason[:400]}") from error
+    for node in model.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None  # jax2onnx moves axes and leaves the shapes as they were
     if len(model.graph.inputs) == len(model.graph.outputs) == 1:
         _name(model.graph)
     return Opened(model)
@@ -68,6 +74,4 @@ def _name(graph: ir.Graph) -> None:
         for value in node.outputs:
             if value.name in ("image", "scores"):
                 value.name = f"{value.name}/inner"
-            if value.dtype is None:
-                value.shape = None  # a shape without a type can't be written
     graph.inputs[0].name, graph.outputs[0].name = "image", "scores"
