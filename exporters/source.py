@@ -141,6 +141,31 @@ def _through(
             module, example_input, input_shape or known_shape, dynamic_size=dynamic_size
         )
         return Opened(model, preprocessing)
+    if door == "hf":
+        from deepinside.exporters import huggingface
+
+        refuse("a classifier of transformers", weights=weights)
+        return huggingface.load(
+            classifier,
+            example_input=example_input,
+            input_shape=input_shape,
+            random_weights=random_weights,
+        )
+    if door == "keras":
+        from deepinside.exporters import keras
+
+        refuse("a Keras classifier", weights=weights)
+        return keras.load(
+            classifier,
+            example_input=example_input,
+            input_shape=input_shape,
+            random_weights=random_weights,
+        )
+    if door == "jax":
+        from deepinside.exporters import jax
+
+        refuse("a JAX classifier", weights=weights, random_weights=random_weights)
+        return jax.load(classifier, example_input=example_input, input_shape=input_shape)
     if door == "sklearn":
         from deepinside.exporters import sklearn
 

@@ -1,0 +1,152 @@
+"""The front door of transformers: image classifiers of Hugging Face, from local files only.
+
+No code that comes with a file is run: no remote code, no pickled weights, no network.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deepinside.exporters import pytorch
+from deepinside.exporters.errors import ClassifierError
+from deepinside.exporters.frontdoor import Opened, require
+from deepinside.exporters.huggingface_record import preprocessing_record
+
+__all__ = ["load"]
+
+_log = logging.getLogger(__name__)
+
+_PURPOSE = "a classifier of transformers"
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
+_FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
+
+
+def load(
+    classifier: Any,
+    *,
+    example_input: Any = None,
+    input_shape: Sequence[int] | None = None,
+    random_weights: bool = False,
+) -> Opened:
+    """Turn `hf:FOLDER`, `hf:CONFIG.json` or an image classifier of transformers into ONNX.
+
+    Args:
+        classifier: a folder as `save_pretrained` writes it, a configuration alone, or a model.
+        example_input: pixel values `(N, C, H, W)`, an array or tensor.
+        input_shape: of the input, where the configuration does not give its size.
+        random_weights: don't load the weights; a configuration alone needs it.
+
+    Raises:
+        MissingPackageError: transformers or PyTorch is not installed.
+        ClassifierError: it can't be read, or is no image classifier.
+    """
+    torch = require("torch", "hf", _PURPOSE)
+    transformers = require("transformers", "hf", _PURPOSE)
+    record = None
+    network = classifier
+    if isinstance(classifier, str):
+        path = Path(classifier.partition(":")[2])
+        network = _read(transformers, path, random_weights)
+        folder = path if path.is_dir() else path.parent
+        if (folder / "preprocessor_config.json").is_file():
+            record = _record(transformers, folder)
+    config = network.config
+    if example_input is not None:
+        example_input = torch.as_tensor(example_input)
+    shape = input_shape or _input_shape(config, record)
+    model = pytorch.to_onnx(_scores_alone(network), example_input, shape)
+    return Opened(model, record, _labels(config))
+
+
+def _read(transformers: Any, path: Path, random_weights: bool) -> Any:
+    """The network, in eval mode."""
+    if path.is_file() and not random_weights:
+        raise ClassifierError(
+            f"{path} is a configuration without weights: give the folder that holds both, or ask "
+            "for an untrained network with --random-weights."
+        )
+    file = path if path.is_file() else path / "config.json"
+    if not file.is_file():
+        raise ClassifierError(
+            f"there is no {file}: hf: takes a folder as save_pretrained writes it, or its "
+            "config.json; nothing is fetched from the network."
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or "model_type" not in content:
+            raise ClassifierError(f"{file} is not a configuration of transformers.")
+        config = transformers.AutoConfig.from_pretrained(str(file), **_LOCAL)
+        automatic = transformers.AutoModelForImageClassification
+        if random_weights:
+            network = automatic.from_config(
+                config, trust_remote_code=False, attn_implementation="eager"
+            )
+        else:
+            network = automatic.from_pretrained(
+                str(path), use_safetensors=True, attn_implementation="eager", **_LOCAL
+            )
+    except _FAILURES as error:
+        reason = " ".join(str(error).split())
+        raise ClassifierError(
+            f"transformers can't make an image classifier of {path} without running code from it: "
+            f"{reason[:400]}"
+        ) from error
+    return network.eval()
+
+
+def _record(transformers: Any, folder: Path) -> dict[str, Any] | None:
+    """The preprocessing of the folder's image processor."""
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            str(folder), backend="pil", **_LOCAL
+        )
+    except _FAILURES as error:
+        reason = " ".join(str(error).split())
+        raise ClassifierError(
+            f"transformers can't read {folder / 'preprocessor_config.json'}: {reason[:400]}"
+        ) from error
+    record, problem = preprocessing_record(processor)
+    if record is None:
+        _log.warning(
+            "no preprocessing record was written: %s. Give one with --preprocessing.", problem
+        )
+    return record
+
+
+def _input_shape(config: Any, record: dict[str, Any] | None) -> tuple[int, ...] | None:
+    """The shape that the image processor, else the configuration, gives."""
+    channels = getattr(config, "num_channels", 3)
+    if record is not None:
+        return (1, channels, *record["input_size"])
+    size = getattr(config, "image_size", None)
+    if size is None:
+        size = getattr(getattr(config, "vision_config", None), "image_size", None)
+    if isinstance(size, int):
+        size = (size, size)
+    return None if size is None else (1, channels, *size)
+
+
+def _labels(config: Any) -> list[str] | None:
+    """The classes' names; None where they are only numbered."""
+    if not config.id2label:
+        return None
+    names = [str(config.id2label[index]) for index in range(config.num_labels)]
+    numbered = all(name == f"LABEL_{index}" for index, name in enumerate(names))
+    return None if numbered else names
+
+
+def _scores_alone(network: Any) -> Any:
+    """A module from pixel values to scores, in place of one with a structure of results."""
+    torch = require("torch", "hf", _PURPOSE)
+
+    class ScoresAlone(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, image: Any) -> Any:
+            return self.network(pixel_values=image, return_dict=True).logits
+
+    return ScoresAlone().train(network.training)

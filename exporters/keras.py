@@ -1,0 +1,189 @@
+"""The Keras front door: Keras 3 on PyTorch, exported with PyTorch's own exporter.
+
+A model that was made on another of Keras' backends goes through Keras' exporter for it. Files are
+read in Keras' safe mode: lambda layers, which hold code, are refused.
+"""
+
+import os
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from deepinside.exporters import pytorch
+from deepinside.exporters.errors import ClassifierError
+from deepinside.exporters.frontdoor import OPSET, Opened, existing_file, refuse, require
+
+__all__ = ["load"]
+
+_PURPOSE = "a Keras classifier"
+_FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
+
+
+def load(
+    classifier: Any,
+    *,
+    example_input: Any = None,
+    input_shape: Sequence[int] | None = None,
+    random_weights: bool = False,
+) -> Opened:
+    """Turn `keras:FILE.keras`, `keras:applications.NAME` or a Keras model into ONNX.
+
+    Args:
+        classifier: of the three.
+        example_input: pictures as the model takes them, `(N, H, W, C)` by default.
+        input_shape: of the input, where the model leaves it open.
+        random_weights: for applications: don't fetch the pretrained weights.
+
+    Raises:
+        MissingPackageError: Keras, or PyTorch below it, is not installed.
+        ClassifierError: it can't be read, or not be exported.
+    """
+    keras = _import()
+    record = None
+    model = classifier
+    if isinstance(classifier, str):
+        name = classifier.partition(":")[2]
+        if name.startswith("applications."):
+            model, record = _application(
+                keras, name.removeprefix("applications."), input_shape, random_weights
+            )
+        else:
+            refuse("keras:FILE.keras", random_weights=random_weights)
+            model = _read(keras, Path(name))
+    shape = _input_shape(model, input_shape)
+    if keras.backend.backend() == "torch":
+        return Opened(_through_pytorch(model, example_input, shape), record)
+    return Opened(_through_keras(keras, model), record)
+
+
+def _import() -> Any:
+    """Keras, on PyTorch unless the user has chosen otherwise."""
+    if "keras" not in sys.modules:
+        os.environ.setdefault("KERAS_BACKEND", "torch")
+        if os.environ["KERAS_BACKEND"] == "torch":
+            require("torch", "keras", _PURPOSE)
+    return require("keras", "keras", _PURPOSE)
+
+
+def _read(keras: Any, path: Path) -> Any:
+    """The model in a .keras file."""
+    if path.suffix != ".keras":
+        raise ClassifierError(
+            f"{path} is not a .keras file: load it with Keras, and save it with "
+            "model.save('FILE.keras')."
+        )
+    existing_file(path)
+    try:
+        return keras.saving.load_model(str(path), compile=False, safe_mode=True)
+    except (zipfile.BadZipFile, *_FAILURES) as error:
+        raise ClassifierError(
+            f"Keras can't read {path} without running code from it: {_line(error)}; where you "
+            "trust it, load it yourself and give the model to export_saliency."
+        ) from error
+
+
+def _application(
+    keras: Any, name: str, input_shape: Sequence[int] | None, random_weights: bool
+) -> tuple[Any, dict[str, Any]]:
+    """One of keras.applications, and its preprocessing."""
+    factories = [key for key, value in vars(keras.applications).items() if callable(value)]
+    if name not in factories:
+        close = [key for key in factories if name.lower() in key.lower()] or factories
+        raise ClassifierError(
+            f"keras.applications has no {name!r}; possible: {', '.join(sorted(close))}."
+        )
+    build = getattr(keras.applications, name)
+    shape = {} if input_shape is None else {"input_shape": tuple(input_shape[1:])}
+    try:
+        model = build(weights=None if random_weights else "imagenet", **shape)
+    except _FAILURES as error:
+        raise ClassifierError(
+            f"Keras can't build {name} with its pretrained weights ({_line(error)}); ask for an "
+            "untrained network with --random-weights, or give a .keras file."
+        ) from error
+    module = sys.modules[build.__module__]
+    return model, _record(model, module.preprocess_input)
+
+
+def _record(model: Any, preprocess_input: Any) -> dict[str, Any]:
+    """Stretched as in Keras' examples, then as `preprocess_input` does it.
+
+    Every `preprocess_input` is a linear function of a pixel, which black and three colours tell.
+    """
+    colours = np.zeros((1, 1, 4, 3), np.float32)
+    colours[0, 0, 1:] = 255 * np.eye(3)
+    found = np.asarray(preprocess_input(colours.copy()), dtype=np.float64)[0, 0]
+    slopes = (found[1:] - found[0]).T / 255  # [output channel, input channel]
+    order = "BGR" if abs(slopes[0, 2]) > abs(slopes[0, 0]) else "RGB"
+    straight = slopes[:, ::-1] if order == "BGR" else slopes
+    std = 1 / np.diag(straight)
+    return {
+        "input_size": list(model.input_shape[1:3]),
+        "resize": "stretch",
+        "resize_size": None,
+        "interpolation": "nearest",
+        "channel_order": order,
+        "value_range": [0, 255],
+        "mean": [round(float(value), 5) for value in 0 - found[0] * std],
+        "std": [round(float(value), 5) for value in std],
+    }
+
+
+def _input_shape(model: Any, given: Sequence[int] | None) -> tuple[int, ...]:
+    """The input's shape with a batch of one."""
+    if len(model.inputs or [None]) != 1:
+        raise ClassifierError(
+            f"the Keras model has {len(model.inputs)} inputs; a classifier of pictures has one."
+        )
+    shape = tuple(given) if given is not None else getattr(model, "input_shape", None)
+    if shape is None or None in shape[1:]:
+        raise ClassifierError(
+            f"the Keras model leaves its input's shape open ({shape}): give --input-shape "
+            "1,224,224,3 (in Python input_shape=...)."
+        )
+    return (1, *shape[1:])
+
+
+def _through_pytorch(model: Any, example_input: Any, shape: tuple[int, ...]) -> ir.Model:
+    torch = require("torch", "keras", _PURPOSE)
+
+    class Inference(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model
+
+        def forward(self, image: Any) -> Any:
+            return self.network(image, training=False)
+
+    if example_input is not None:
+        example_input = torch.as_tensor(np.asarray(example_input))
+    return pytorch.to_onnx(Inference(), example_input, shape)
+
+
+def _through_keras(keras: Any, model: Any) -> ir.Model:
+    """Keras' own exporter, for its backends TensorFlow and JAX."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters' own deprecations are not the user's
+        path = Path(folder) / "classifier.onnx"
+        try:
+            model.export(str(path), format="onnx", opset_version=OPSET, verbose=False)
+        except _FAILURES as error:
+            raise ClassifierError(
+                f"Keras can't export the model from its backend {keras.backend.backend()} "
+                f"({_line(error)}); save it, and give the .keras file in a process with "
+                "KERAS_BACKEND=torch."
+            ) from error
+        exported = ir.load(path)
+        ir.external_data.load_to_model(exported)  # the folder is about to go
+        return exported
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
