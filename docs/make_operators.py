@@ -32,6 +32,13 @@ ONNX defines these by simpler operators, which take their place in the exported 
 |---|---|
 """
 
+_WRITTEN = """
+## Written out
+
+| operator | how |
+|---|---|
+"""
+
 _WITHOUT = """
 ## Without a gradient
 
@@ -39,8 +46,13 @@ _WITHOUT = """
 |---|---|
 """
 
-RECURRENT = ("GRU", "LSTM", "RNN")
-INTEGER_LAYERS = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
+# Operators without a rule that the exporter writes out, and as what.
+WRITTEN_OUT: dict[str, tuple[str, ...]] = {
+    "as a Scan over their steps": ("GRU", "LSTM", "RNN"),
+    "in float, between QuantizeLinear and DequantizeLinear": (
+        *("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"),
+    ),
+}
 
 # Why an operator has no gradient. Flat ones are in the registry's own data.
 REASONS: dict[str, tuple[str, ...]] = {
@@ -99,13 +111,14 @@ def table() -> str:
         )
         for found in (ruled, defined)
     )
-    layers = f"\nRecurrent layers ({', '.join(sorted(RECURRENT))}) are written out as a Scan.\n"
-    layers += f"Integer layers ({', '.join(INTEGER_LAYERS)}) are written out in QDQ form.\n"
+    written = "".join(
+        f"| {name} | {form} |\n" for form, names in WRITTEN_OUT.items() for name in names
+    )
     reasons = {"flat everywhere: no gradient passes": tuple(FLAT), **REASONS}
     without = "".join(
         f"| {reason} | {', '.join(sorted(names))} |\n" for reason, names in reasons.items()
     )
-    return f"{_HEAD}{rows}{_DEFINED}{definitions}{layers}{_WITHOUT}{without}"
+    return f"{_HEAD}{rows}{_DEFINED}{definitions}{_WRITTEN}{written}{_WITHOUT}{without}"
 
 
 if __name__ == "__main__":

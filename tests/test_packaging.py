@@ -87,7 +87,7 @@ def test_the_licence_is_there_whole() -> None:
 def test_the_readmes_extras_are_those_that_exist() -> None:
     named = {
         extra
-        for group in re.findall(r"(?:\.|deepinside)\[([a-z, ]+)\]", text("README.md"))
+        for group in re.findall(r"(?:\.|deepinside)\[([a-z, -]+)\]", text("README.md"))
         for extra in re.split(r", *", group)
     }
     assert named == set(PROJECT["project"]["optional-dependencies"])
