@@ -113,6 +113,8 @@ def _size_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     contract = facts["contract"]
     for tensor in facts["inputs"] or ():
         if tensor["name"] == contract["names"]["image"]:
+            if contract["layout"] == "flat":
+                return []  # its row "picture" says it
             axes = (2, 3) if contract["layout"] == "NCHW" else (1, 2)
             height, width = (tensor["shape"][axis] for axis in axes)
             if isinstance(height, int) and isinstance(width, int):
