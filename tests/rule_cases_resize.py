@@ -50,9 +50,8 @@ def _transposed() -> list[Case]:
             prefix="size unknown,",
             dynamic=_FREE,
             strides=[1, 2],
-            dilations=[2, 2],
+            dilations=[2, 3],
             output_padding=[0, 2],
-            runs=False,
         ),
     ]
     for mode, stride, kernel in product(("SAME_UPPER", "SAME_LOWER", "VALID"), (1, 2, 3), (2, 3)):
