@@ -49,10 +49,9 @@ def _transposed() -> list[Case]:
             (4, 3, 3, 3),
             prefix="size unknown,",
             dynamic=_FREE,
-            strides=[1, 2],
-            dilations=[2, 2],
-            output_padding=[0, 2],
-            runs=False,
+            strides=[3, 2],
+            dilations=[1, 2],
+            output_padding=[2, 1],
         ),
     ]
     for mode, stride, kernel in product(("SAME_UPPER", "SAME_LOWER", "VALID"), (1, 2, 3), (2, 3)):

@@ -1,8 +1,8 @@
 """Classifiers with an open height and width: one exported file each, checked at several sizes.
 
 Modules are to be exported with `dynamic_size=True` and `input_shape=(1, 3, 224, 224)`; models are
-open already. Weights are random. The sizes are odd, prime and multiples of 32, since strides round
-each of them in another way.
+open already. Weights are random. The sizes are odd, prime and multiples of 32 where the classifier
+takes them, since strides round each of them in another way.
 """
 
 import warnings
@@ -17,6 +17,9 @@ Array = np.ndarray
 Oracle = Callable[[Array, Array], tuple[Array, Array]]
 
 _SIZES = ((128, 160), (97, 131), (225, 193))
+_EVEN_SIZES = ((128, 160), (96, 224), (224, 192))
+# Classifiers that add up maps which only fit for multiples of 32.
+_EVEN = ("dla34",)
 _TORCHVISION = (
     "densenet121",
     "googlenet",
@@ -66,7 +69,7 @@ def load(name: str) -> tuple[Any, list[Array], Oracle]:
     import torch
 
     torch.manual_seed(0)
-    pictures = [_pictures(*size) for size in _SIZES]
+    pictures = [_pictures(*size) for size in (_EVEN_SIZES if name in _EVEN else _SIZES)]
     if name == "keras_style_same_nhwc":
         model, forward = _same_network()
         return model, [p.transpose(0, 2, 3, 1).copy() for p in pictures], _oracle(forward)
