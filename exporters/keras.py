@@ -60,7 +60,7 @@ def load(
     shape = _input_shape(model, input_shape)
     if keras.backend.backend() == "torch":
         return Opened(_through_pytorch(model, example_input, shape), record)
-    return Opened(_through_keras(keras, model), record)
+    return Opened(_through_keras(keras, model, shape), record)
 
 
 def _import() -> Any:
@@ -167,12 +167,13 @@ def _through_pytorch(model: Any, example_input: Any, shape: tuple[int, ...]) -> 
     return pytorch.to_onnx(Inference(), example_input, shape)
 
 
-def _through_keras(keras: Any, model: Any) -> ir.Model:
+def _through_keras(keras: Any, model: Any, shape: tuple[int, ...]) -> ir.Model:
     """Keras' own exporter, for its backends TensorFlow and JAX."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own deprecations are not the user's
         path = Path(folder) / "classifier.onnx"
         try:
+            model(np.zeros(shape, np.float32))  # it exports only what was called
             model.export(str(path), format="onnx", opset_version=OPSET, verbose=False)
         except _FAILURES as error:
             raise ClassifierError(

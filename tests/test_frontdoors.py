@@ -221,3 +221,44 @@ def test_a_package_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPa
 def test_something_else_is_no_classifier(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="not dict"):
         export_saliency({}, tmp_path / "s.onnx")
+
+
+def test_the_command_line_knows_every_front_door(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from deepinside.cli.main import cli
+    from deepinside.cli.model import FRONT_DOORS
+    from deepinside.exporters.source import DOORS
+
+    assert FRONT_DOORS == DOORS
+    explained = CliRunner().invoke(cli, ["export", "-h"]).output
+    for door in DOORS:
+        assert f" {door}:" in explained
+        used = CliRunner().invoke(cli, ["check", "-m", f"{door}:anything"])
+        assert used.exit_code == 2
+        assert f"deepinside export {door}:anything" in " ".join(used.output.split())
+
+
+@pytest.mark.parametrize(
+    ("classifier", "module", "extra"),
+    [
+        ("hf:folder", "transformers", "hf"),
+        ("keras:net.keras", "keras", "keras"),
+        ("sklearn:digits.skops", "sklearn", "sklearn"),
+        ("jax:package.module:factory", "jax", "jax"),
+    ],
+)
+def test_a_front_door_without_its_package_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: str, module: str, extra: str
+) -> None:
+    original = importlib.import_module
+
+    def missing(name: str, package: str | None = None) -> Any:
+        if name.partition(".")[0] == module:
+            raise ModuleNotFoundError(name=module)
+        return original(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(MissingPackageError, match=rf"'deepinside\[{extra}\]'") as caught:
+        export_saliency(classifier, tmp_path / "s.onnx")
+    assert caught.value.package == module

@@ -1,4 +1,4 @@
-"""keras.applications: the smallest member of each family, random weights, pictures of 96 pixels.
+"""keras.applications: the smallest member of each family, random weights, pictures of 128 pixels.
 
 Keras runs on PyTorch, whose autograd is the reference.
 """
@@ -27,7 +27,7 @@ _NAMES = (
     "VGG16",
     "Xception",
 )
-_SIZE = 96
+_SIZE = 128
 
 
 def names() -> list[str]:
@@ -65,14 +65,16 @@ def load(name: str) -> tuple[Any, np.ndarray, Callable[..., tuple[np.ndarray, np
         return network
 
     network = build("float32")
-    pixels = np.random.default_rng(0).standard_normal((2, _SIZE, _SIZE, 3)).astype(np.float32)
+    random = np.random.default_rng(0)
+    pixels = random.standard_normal((2, _SIZE, _SIZE, 3)).astype(np.float32)
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0  # this batch's statistics, so that signals keep their size
         if "scale" in layer.name and hasattr(layer, "gamma") and layer.gamma.shape != ():
             layer.gamma.assign(np.full(layer.gamma.shape, 0.5))
     with torch.no_grad():
-        network(pixels, training=True)
+        # Several pictures: the deepest layers see few pixels of each.
+        network(random.standard_normal((12, _SIZE, _SIZE, 3)).astype(np.float32), training=True)
 
     def reference(
         pictures: np.ndarray, targets: np.ndarray, dtype: str
