@@ -1,6 +1,6 @@
 """Which classifiers export, and is their gradient right?
 
-Run: `python benchmarks/coverage.py [SOURCE ...] [--only NAME ...]`, with the extra [coverage]; the
+Run: `python benchmarks/coverage.py [SOURCE ...] [--only NAME ...]`, with the extra [dev]; the
 sources are the modules of benchmarks/families. `--page` writes docs/coverage.md from the results.
 Random weights, pictures with different targets; the gradient is compared with the framework's own
 in float64. Each network runs in a process of its own, so that one that dies or hangs is a row of
@@ -89,7 +89,7 @@ def compare(
     wanted = [parts["class_scores"], parts["gradient"]]
     scores, mine = session.run(wanted, {parts["image"]: pixels, parts["target"]: targets})
     expected, reference = loaded.reference(pixels, targets, "float64")
-    mine = mine.astype(np.float64)
+    mine, scores = mine.astype(np.float64), scores.astype(np.float64)
     errors = np.abs(mine - reference) / max(float(np.abs(reference).max()), 1e-300)
     row = {
         "input": list(pixels.shape[1:]),

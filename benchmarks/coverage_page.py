@@ -13,7 +13,7 @@ _PACKAGES = ("onnx", "onnxruntime", "torch", "timm", "keras", "transformers", "j
 _TITLES = {
     "timm": "timm: the smallest member of every family",
     "keras": "keras.applications",
-    "huggingface": "Hugging Face transformers",
+    "hf": "Hugging Face transformers",
     "jax": "JAX",
     "sklearn": "scikit-learn",
     "deployed": "Old, half-precision, quantised and fused files",

@@ -9,18 +9,17 @@ import io
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
+from families import Loaded
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 __all__ = ["load", "names"]
-
-Reference = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 # Variant -> (opset, networks).
 _VARIANTS: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -49,10 +48,10 @@ def names() -> list[str]:
     return [f"{variant}/{network}" for variant, (_, nets) in _VARIANTS.items() for network in nets]
 
 
-def load(name: str) -> tuple[onnx.ModelProto, np.ndarray, Reference]:
+def load(name: str) -> Loaded:
     """The file's model, two pictures for it (one where its batch is fixed), and its reference.
 
-    The reference takes pixels and targets, and returns scores and gradient.
+    The reference is float64 whatever is asked for.
     """
     import torch
     from networks import build, smooth_pictures
@@ -67,14 +66,17 @@ def load(name: str) -> tuple[onnx.ModelProto, np.ndarray, Reference]:
     fixed = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     kind = onnx.helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
 
-    def reference(pixels: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def reference(
+        pixels: np.ndarray, targets: np.ndarray, dtype: str
+    ) -> tuple[np.ndarray, np.ndarray]:
         image = torch.tensor(pixels.astype(np.float64), requires_grad=True)
         scores = double(image)
         scores[range(len(pixels)), targets].sum().backward()
         assert image.grad is not None
         return scores.detach().numpy(), image.grad.numpy()
 
-    return model, smooth_pictures(fixed or 2, size).astype(kind), reference
+    pictures = smooth_pictures(fixed or 2, size).astype(kind)
+    return Loaded({variant: lambda: model}, [pictures], reference, singles=False)
 
 
 def _exported(module: Any, size: int, opset: int, variant: str) -> onnx.ModelProto:

@@ -3,12 +3,13 @@
 The architecture is the library's own; only depths and widths are cut.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["load", "names", "options"]
+from families import Loaded
+
+__all__ = ["load", "names"]
 
 # Model type -> what differs from the family's default configuration.
 _SMALL: dict[str, dict[str, Any]] = {
@@ -69,12 +70,7 @@ def names() -> list[str]:
     return sorted(_SMALL)
 
 
-def options(pixels: np.ndarray) -> dict[str, Any]:
-    """What the export needs besides the network."""
-    return {"example_input": pixels}
-
-
-def load(name: str) -> tuple[Any, np.ndarray, Callable[..., tuple[np.ndarray, np.ndarray]]]:
+def load(name: str) -> Loaded:
     """A network, pictures `(2, C, H, W)`, and its own scores and gradient.
 
     The function takes pictures, class indices and an element type's name.
@@ -110,7 +106,9 @@ def load(name: str) -> tuple[Any, np.ndarray, Callable[..., tuple[np.ndarray, np
         network.float()
         return scores.detach().numpy(), image.grad.numpy()
 
-    return network, pixels.numpy(), reference
+    return Loaded(
+        {"": lambda: network}, [pixels.numpy()], reference, {"example_input": pixels.numpy()}
+    )
 
 
 def _scale(network: Any, pixels: Any) -> None:

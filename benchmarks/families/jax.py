@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["load", "names", "options"]
+from families import Loaded
+
+__all__ = ["load", "names"]
 
 _SIZE = 64
 _CLASSES = 10
@@ -16,12 +18,7 @@ def names() -> list[str]:
     return sorted(_builders())
 
 
-def options(pixels: np.ndarray) -> dict[str, Any]:
-    """What the export needs besides the network."""
-    return {"example_input": pixels}
-
-
-def load(name: str) -> tuple[Any, np.ndarray, Callable[..., tuple[np.ndarray, np.ndarray]]]:
+def load(name: str) -> Loaded:
     """A network, pictures `(2, ...)`, and its own scores and gradient.
 
     The function takes pictures, class indices and an element type's name; JAX's float64 needs
@@ -45,7 +42,9 @@ def load(name: str) -> tuple[Any, np.ndarray, Callable[..., tuple[np.ndarray, np
         gradient, scores = jax.grad(total, has_aux=True)(pictures)
         return np.asarray(scores, np.float64), np.asarray(gradient, np.float64)
 
-    return network, pixels, reference
+    return Loaded(
+        {"": lambda: network}, [pixels], reference, {"example_input": pixels}, singles=False
+    )
 
 
 def _builders() -> dict[str, Callable[[], Any]]:

@@ -4,12 +4,13 @@ Keras runs on PyTorch, whose autograd is the reference.
 """
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["load", "names", "options"]
+from families import Loaded
+
+__all__ = ["load", "names"]
 
 _NAMES = (
     "ConvNeXtTiny",
@@ -35,12 +36,7 @@ def names() -> list[str]:
     return list(_NAMES)
 
 
-def options(pixels: np.ndarray) -> dict[str, Any]:
-    """What the export needs besides the network."""
-    return {}
-
-
-def load(name: str) -> tuple[Any, np.ndarray, Callable[..., tuple[np.ndarray, np.ndarray]]]:
+def load(name: str) -> Loaded:
     """A network, pictures `(2, H, W, C)`, and its own scores and gradient.
 
     The function takes pictures, class indices and an element type's name. Scores are before the
@@ -86,7 +82,7 @@ def load(name: str) -> tuple[Any, np.ndarray, Callable[..., tuple[np.ndarray, np
         scores[range(len(pictures)), targets].sum().backward()
         return scores.detach().numpy(), image.grad.numpy()
 
-    return network, pixels, reference
+    return Loaded({"": lambda: network}, [pixels], reference, {})
 
 
 _PREPROCESSING = {"ConvNeXtTiny", "EfficientNetV2B0", "MobileNetV3Small"}

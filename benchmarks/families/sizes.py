@@ -1,7 +1,6 @@
 """Classifiers with an open height and width: one exported file each, checked at several sizes.
 
-Modules are to be exported with `dynamic_size=True` and `input_shape=(1, 3, 224, 224)`; models are
-open already. Weights are random. The sizes are odd, prime and multiples of 32 where the classifier
+Modules are exported with `dynamic_size=True`; models are open already. Weights are random. The sizes are odd, prime and multiples of 32 where the classifier
 takes them, since strides round each of them in another way.
 """
 
@@ -11,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from families import Loaded, Reference
+
 __all__ = ["load", "names"]
 
 Array = np.ndarray
-Oracle = Callable[[Array, Array], tuple[Array, Array]]
 
 _SIZES = ((128, 160), (97, 131), (225, 193))
 _EVEN_SIZES = ((128, 160), (96, 224), (224, 192))
@@ -54,35 +54,31 @@ def names() -> list[str]:
     return sorted((*_TORCHVISION, *_TIMM, *_MADE))
 
 
-def load(name: str) -> tuple[Any, list[Array], Oracle]:
-    """A classifier, pictures at several sizes, and what its gradient must be.
+def load(name: str) -> Loaded:
+    """A PyTorch module or an ONNX model, and pictures `(2, 3, H, W)` of three sizes.
 
-    Args:
-        name: one of `names()`.
-
-    Returns:
-        A `torch.nn.Module` or an `onnx.ModelProto`; float32 pictures `(2, 3, H, W)` of three sizes
-        (`(2, H, W, 3)` for a channels-last model); a function of pictures and two target classes
-        that gives scores `(2, K)` and the input gradient of the targets' scores, by PyTorch's
-        autograd in float64.
+    `(2, H, W, 3)` for a channels-last model. The reference is float64 whatever is asked for.
     """
     import torch
 
     torch.manual_seed(0)
-    pictures = [_pictures(*size) for size in (_EVEN_SIZES if name in _EVEN else _SIZES)]
     if name == "keras_style_same_nhwc":
         model, forward = _same_network()
-        return model, [p.transpose(0, 2, 3, 1).copy() for p in pictures], _oracle(forward)
+        pictures = [_pictures(*size).transpose(0, 2, 3, 1).copy() for size in _SIZES]
+        return Loaded({"": lambda: model}, pictures, _oracle(forward), singles=False)
+    pictures = [_pictures(*size) for size in (_EVEN_SIZES if name in _EVEN else _SIZES)]
     module = _module("resnet18" if name == "torchscript_resnet18" else name)
-    precise = _copy(module).double()
-    classifier = _torchscript(module) if name == "torchscript_resnet18" else module
-    return classifier, pictures, _oracle(precise)
+    oracle = _oracle(_copy(module).double())
+    if name == "torchscript_resnet18":
+        return Loaded({"": lambda: _torchscript(module)}, pictures, oracle, singles=False)
+    options = {"input_shape": (1, 3, 224, 224), "dynamic_size": True}
+    return Loaded({"": lambda: module}, pictures, oracle, options, singles=False)
 
 
-def _oracle(forward: Callable[[Any], Any]) -> Oracle:
+def _oracle(forward: Callable[[Any], Any]) -> Reference:
     import torch
 
-    def differentiate(pixels: Array, targets: Array) -> tuple[Array, Array]:
+    def differentiate(pixels: Array, targets: Array, dtype: str) -> tuple[Array, Array]:
         image = torch.tensor(pixels, dtype=torch.float64, requires_grad=True)
         scores = forward(image)
         scores[range(len(pixels)), targets].sum().backward()

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["load", "names", "options"]
+from families import Loaded
+
+__all__ = ["load", "names"]
 
 
 def _makers() -> dict[str, Callable[[], Any]]:
@@ -55,12 +57,7 @@ def names() -> list[str]:
     return sorted(_makers())
 
 
-def options(pixels: np.ndarray) -> dict[str, Any]:
-    """What the export needs besides the classifier."""
-    return {"image_size": (8, 8)}
-
-
-def load(name: str) -> tuple[Any, np.ndarray, Callable[..., tuple[np.ndarray, np.ndarray]]]:
+def load(name: str) -> Loaded:
     """A classifier, pictures `(2, 64)`, and its own scores and their gradient.
 
     scikit-learn has no autograd: central differences of its scores, in float64 whatever is asked
@@ -95,7 +92,9 @@ def load(name: str) -> tuple[Any, np.ndarray, Callable[..., tuple[np.ndarray, np
             gradient[:, pixel] = change[rows, targets] / (2 * step)
         return scores(x), gradient
 
-    return classifier, pixels, reference
+    return Loaded(
+        {"": lambda: classifier}, [pixels], reference, {"image_size": (8, 8)}, singles=False
+    )
 
 
 def _perceptron(network: Any, x: np.ndarray) -> np.ndarray:
