@@ -1,6 +1,6 @@
 """Classifiers with an open height and width: one exported file each, checked at several sizes.
 
-Modules are exported with `dynamic_size=True`; models are open already. Weights are random. The sizes
+Modules are exported with `dynamic_size=True`; models are open already. Weights are random. Sizes
 are odd, prime and multiples of 32 where the classifier takes them, since strides round each of them
 in another way.
 """
