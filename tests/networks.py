@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["NETWORKS", "build", "picture_size", "smooth_pictures"]
+__all__ = ["NETWORKS", "build", "picture_size", "settle", "smooth_pictures"]
 
 NETWORKS = (
     "alexnet",
@@ -60,10 +60,17 @@ def build(name: str) -> Any:
         module = getattr(torchvision.models, name)(weights=None, **auxiliary)
     else:
         module = timm.create_model(name)
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.momentum = None  # a plain average
     size = picture_size(name)
+    return settle(module, torch.randn(4, 3, size, size))
+
+
+def settle(module: Any, pixels: Any) -> Any:
+    """Set BatchNormalization's statistics from a batch; the module in eval mode."""
+    import torch
+
+    for layer in module.modules():
+        if isinstance(layer, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+            layer.momentum = None  # a plain average
     with torch.no_grad():
-        module.train()(torch.randn(4, 3, size, size))
+        module.train()(pixels)
     return module.eval().requires_grad_(False)
