@@ -105,8 +105,8 @@ def _application(
         model = build(weights=None if random_weights else "imagenet", **shape)
     except _FAILURES as error:
         raise ClassifierError(
-            f"Keras can't build {name} with its pretrained weights ({_line(error)}); ask for an "
-            "untrained network with --random-weights, or give a .keras file."
+            f"Keras can't build {name} ({_line(error)}); where its pretrained weights are missing, "
+            "ask for an untrained network with --random-weights, or give a .keras file."
         ) from error
     module = sys.modules[build.__module__]
     return model, _record(model, module.preprocess_input)

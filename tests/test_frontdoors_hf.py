@@ -86,10 +86,11 @@ def test_a_folder_with_weights_labels_and_preprocessing(tmp_path: Path, kind: st
     assert record["mean"] == [0.5, 0.5, 0.5]  # the class's own, which the file leaves out
 
 
-def test_a_model_in_memory_stays_as_it_was(tmp_path: Path) -> None:
-    made = network("vit").train()
+@pytest.mark.parametrize("training", [False, True])
+def test_a_model_in_memory_stays_as_it_was(tmp_path: Path, training: bool) -> None:
+    made = network("vit").train(training)
     report = export_saliency(made, tmp_path / "s.onnx")
-    assert made.training
+    assert made.training == training
     agrees(report.path, made.eval(), 32)
     assert "deepinside.preprocessing" not in metadata(report.path)
 

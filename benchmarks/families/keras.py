@@ -48,6 +48,7 @@ def load(name: str) -> Loaded:
 
     def build(dtype: str) -> Any:
         keras.config.set_floatx(dtype)
+        keras.config.set_dtype_policy(dtype)
         keras.utils.set_random_seed(0)
         settings = {"include_preprocessing": False} if name in _PREPROCESSING else {}
         network = getattr(keras.applications, name)(
@@ -58,6 +59,7 @@ def load(name: str) -> Loaded:
             **settings,
         )
         keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
         return network
 
     network = build("float32")
@@ -79,6 +81,7 @@ def load(name: str) -> Loaded:
         precise.set_weights(network.get_weights())
         image = torch.tensor(pictures, dtype=getattr(torch, dtype), requires_grad=True)
         scores = precise(image, training=False)
+        assert scores.dtype == image.dtype
         scores[range(len(pictures)), targets].sum().backward()
         return scores.detach().numpy(), image.grad.numpy()
 
