@@ -114,11 +114,9 @@ def compare(
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two gradients; 1 where both are zero, as with a head that starts with zeros."""
+    """Of two gradients; not a number where one is zero, which says nothing."""
     norms = np.linalg.norm(one) * np.linalg.norm(other)
-    if norms == 0:
-        return float(np.array_equal(one, other))
-    return round(float((one * other).sum() / norms), 8)
+    return round(float((one * other).sum() / norms), 8) if norms else float("nan")
 
 
 def collect(source: str, name: str, only: str) -> list[dict[str, Any]]:

@@ -42,6 +42,10 @@ def load(name: str) -> Loaded:
     module = timm.create_model(name)
     size = timm.data.resolve_model_data_config(module)["input_size"]
     pixels = torch.randn(2, *size)
+    with torch.no_grad():
+        for weight in module.parameters():
+            if not weight.any():  # a head of zeros has no gradient to compare
+                weight.normal_(std=0.02)
     settle_statistics(module, pixels)
     return Loaded(
         variants={
