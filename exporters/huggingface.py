@@ -147,6 +147,9 @@ def _scores_alone(network: Any) -> Any:
             self.network = network
 
         def forward(self, image: Any) -> Any:
-            return self.network(pixel_values=image, return_dict=True).logits
+            result = self.network(pixel_values=image, return_dict=True)
+            if not hasattr(result, "logits"):
+                raise RuntimeError(f"{type(self.network).__name__} gives no logits")
+            return result.logits
 
     return ScoresAlone().train(network.training)

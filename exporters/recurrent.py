@@ -108,8 +108,8 @@ class _Layer:
     def emit(self) -> list[ir.Value]:
         """Emit all directions; returns Y [T, D, N, H], Y_h [D, N, H] and, for LSTM, Y_c."""
         op, steps = self.op, self._given(0)
-        if steps.dtype is None and (dtype := self._given(2).dtype) is not None:
-            steps.dtype = dtype
+        if steps.type is None:
+            steps.type = self._given(2).type
         if self.batch_first:
             steps = op.transpose(steps, 1, 0, 2)
         mask = self._mask(steps)
@@ -132,6 +132,9 @@ class _Layer:
         if bias is not None:
             products = op.Add(products, bias)
         initial = [self._initial(5 + i, d, steps, recurrent) for i in range(self._states)]
+        for value in (*initial, products):
+            if value.type is None:  # a file may leave out the types of inner tensors
+                value.type = self._given(2).type
 
         body = InnerGraph(op, f"step_{d}")
         before = [body.input(name, value) for name, value in zip("hc", initial, strict=False)]
