@@ -6,7 +6,7 @@ deepinside.exporters.opset7) and after it (Resize, constants in half precision).
 weights, so that their size does not matter.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -16,11 +16,10 @@ from onnx_ir.passes import common as passes
 from deepinside.exporters.errors import ClassifierError
 from deepinside.exporters.opset7 import lift_to_seven
 from deepinside.exporters.registry import OPSET_FLOOR
+from deepinside.exporters.weights import put_back, set_aside
 
 __all__ = ["lift", "name_default_domain"]
 
-# Smaller tensors may be shapes, axes or scales, which the converter's shape inference reads.
-_SMALL = 1024
 # Where operators wait that ONNX did not have yet, and the converter does not look.
 _WAITING = "deepinside.waiting"
 # Initializers need not be inputs from here on.
@@ -45,7 +44,7 @@ def lift(model: ir.Model, opset: int) -> ir.Model:
     passes.InlinePass()(model)  # the converter drops functions
     passes.RemoveInitializersFromInputsPass()(model)
     model.ir_version = max(model.ir_version, _IR_VERSION)
-    weights = _set_aside(model.graph)
+    weights = set_aside(model.graph)
     if opset < 7:
         lift_to_seven(model)
     model = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model)))
@@ -79,36 +78,13 @@ def lift(model: ir.Model, opset: int) -> ir.Model:
         if node.op_type in ("Clip", "Pad"):
             _retype_constants(node, types.get(node.outputs[0].name))
     model.graph.opset_imports.pop(_WAITING, None)
-    _put_back(model.graph, weights)
+    put_back(model.graph, weights)
     return model
 
 
 def _nodes(model: ir.Model) -> Iterator[ir.Node]:
     """All nodes, those of inner graphs too."""
     return ir.traversal.RecursiveGraphIterator(model.graph)
-
-
-def _set_aside(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
-    """Turn weights into inputs, and return them by name."""
-    weights = {}
-    for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None or tensor.size <= _SMALL or value.is_graph_output():
-            continue
-        value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
-        weights[name] = tensor
-        value.const_value = None
-        del graph.initializers[name]
-        graph.inputs.append(value)
-    return weights
-
-
-def _put_back(graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]) -> None:
-    for value in list(graph.inputs):
-        if (tensor := weights.get(value.name or "")) is not None:
-            graph.inputs.remove(value)
-            value.const_value = tensor
-            graph.register_initializer(value)
 
 
 def _drop_unused_outputs(node: ir.Node) -> None:

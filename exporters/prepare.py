@@ -21,11 +21,9 @@ from deepinside.exporters.legacy import lift, name_default_domain
 from deepinside.exporters.qoperator import rewrite_qoperators
 from deepinside.exporters.recurrent import expand_recurrent
 from deepinside.exporters.registry import OPSET_FLOOR
+from deepinside.exporters.weights import SMALL
 
 __all__ = ["prepare"]
-
-# Larger constants are weights, and stay as they are stored.
-_SMALL = 1024
 
 
 def prepare(model: ir.Model) -> ir.Model:
@@ -45,7 +43,7 @@ def prepare(model: ir.Model) -> ir.Model:
             f"opsets up to {onnx.defs.onnx_opset_version()}: upgrade the package onnx."
         )
     for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor) and value.const_value.size <= _SMALL:
+        if isinstance(value.const_value, ir.ExternalTensor) and value.const_value.size <= SMALL:
             # Shape inference reads small constants, and can't in another file.
             value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
     if opset < OPSET_FLOOR:
@@ -60,7 +58,7 @@ def prepare(model: ir.Model) -> ir.Model:
     defuse(model)
     rewrite_qoperators(model)
     expand_functions(model)
-    optimizer.fold_constants_ir(model, input_size_limit=_SMALL, output_size_limit=_SMALL)
+    optimizer.fold_constants_ir(model, input_size_limit=SMALL, output_size_limit=SMALL)
     RewriteRuleSet([fuse_batchnorm_into_conv_rule]).apply_to_model(model)
     ir.passes.Sequential(
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),

@@ -13,11 +13,9 @@ import onnx
 import onnx_ir as ir
 
 from deepinside.exporters.errors import ClassifierError
+from deepinside.exporters.weights import set_aside
 
 __all__ = ["Replacement", "Writer", "known_types", "rewrite"]
-
-# Smaller tensors may be shapes and axes, which inference reads.
-_SMALL = 1024
 
 
 class _UnknownError(Exception):
@@ -167,14 +165,7 @@ def known_types(model: ir.Model) -> dict[str, tuple[ir.DataType | None, int | No
     copy = model.clone()
     for node in copy.graph:
         copy.graph.opset_imports.setdefault(node.domain, 1)  # some tools forget to import theirs
-    for value in list(copy.graph.initializers.values()):
-        tensor = value.const_value
-        if tensor is not None and tensor.size > _SMALL:
-            # Weights matter by their shape only: as inputs they are not copied.
-            value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
-            value.const_value = None
-            del copy.graph.initializers[value.name or ""]
-            copy.graph.inputs.append(value)
+    set_aside(copy.graph)
     inferred = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(copy), data_prop=True))
     values = [*inferred.graph.inputs, *inferred.graph.initializers.values()]
     values += [output for node in inferred.graph for output in node.outputs]

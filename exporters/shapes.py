@@ -17,6 +17,7 @@ import onnx_ir as ir
 from deepinside.exporters.bodies import captured_by
 from deepinside.exporters.errors import ClassifierError
 from deepinside.exporters.inference import INTEGERS, body_model, settle
+from deepinside.exporters.weights import set_aside
 
 __all__ = ["Dim", "Shape", "Shapes", "broadcast", "is_one", "probe_body", "probe_shapes", "static"]
 
@@ -35,8 +36,6 @@ _STEPS = (((1, 1), (2, -1)), ((5, -1), (7, 1)))
 # Some classifiers take multiples of a size only: the first grain that works is probed.
 _GRAINS = (1, 2, 4, 8, 16, 32)
 _DEFAULT_SIZE = 224
-# Larger constants are weights, smaller ones may be shapes.
-_WEIGHT_ELEMENTS = 1024
 
 
 def static(dim: Dim) -> int | None:
@@ -222,14 +221,7 @@ def _infer(model: ir.Model, batch: int, size: tuple[int, int]) -> ir.Model:
         if value.shape is not None:
             value.shape = ir.Shape(lengths)
     given = {value.name for value in probe.graph.inputs}
-    for value in list(probe.graph.initializers.values()):
-        # Weights matter by their shape only: as inputs they are neither copied nor folded.
-        if value.const_value is not None and value.const_value.size > _WEIGHT_ELEMENTS:
-            value.shape = ir.Shape(value.const_value.shape.numpy())
-            value.dtype = value.const_value.dtype
-            value.const_value = None
-            del probe.graph.initializers[value.name or ""]
-            probe.graph.inputs.append(value)
+    set_aside(probe.graph)
     try:
         return settle(probe)
     except onnx.shape_inference.InferenceError as error:

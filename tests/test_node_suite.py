@@ -10,8 +10,8 @@ from gradcheck import GradientMismatch
 from node_check import check_case
 from node_suite import NodeCase, node_cases
 
-from deepinside.exporters import registry
-from deepinside.exporters.rules import nondifferentiable, normalization
+from deepinside.exporters import nondifferentiable, registry
+from deepinside.exporters.rules import normalization
 
 # What is refused, as `case:input:output`, with the reason. Exact: a gradient that is refused and
 # not listed fails the test, and so does one that is listed and works.
