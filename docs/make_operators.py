@@ -79,7 +79,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "no form of the gradient that every runtime has": (
         *("DeformConv", "Det", "MaxRoiPool", "RoiAlign"),
     ),
-    "of audio and language models": ("CumProd", "LinearAttention", "STFT", "TensorScatter"),
+    "of audio and language models": ("CumProd", "STFT", "TensorScatter"),
 }
 
 

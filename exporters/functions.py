@@ -16,10 +16,9 @@ from deepinside.exporters.registry import has_rule
 
 __all__ = ["DEFINITION_UNUSED", "expand_functions", "has_definition"]
 
-# Operators whose definition does not help: it draws random numbers, loops, or has no image to see.
+# Operators whose definition does not help: it draws random numbers, or has no image to see.
 DEFINITION_UNUSED: frozenset[str] = frozenset(
-    {"Bernoulli", "BlackmanWindow", "HammingWindow", "HannWindow", "LinearAttention", "Range"}
-    | {"SequenceMap"}
+    {"Bernoulli", "BlackmanWindow", "HammingWindow", "HannWindow", "Range", "SequenceMap"}
 )
 
 _DOMAIN = "deepinside.definition"

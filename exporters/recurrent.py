@@ -46,10 +46,10 @@ def expand_recurrent(model: ir.Model) -> None:
             op.scope = str(node.name)
             outputs = _Layer.of(node, op).emit()[: len(node.outputs)]
             ir.convenience.replace_all_uses_with(node.outputs, outputs, replace_graph_outputs=True)
-            names = [output.name for output in node.outputs]
+            declared = [(output.name, output.type, output.shape) for output in node.outputs]
             graph.remove(node, safe=True)
-            for output, name in zip(outputs, names, strict=True):
-                output.name = name
+            for output, (name, kind, shape) in zip(outputs, declared, strict=True):
+                output.name, output.type, output.shape = name, kind or output.type, shape
 
 
 @dataclass(frozen=True)
