@@ -1,5 +1,6 @@
 """Shapes at one concrete input size: ONNX's inference, with shape arithmetic folded."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from onnxscript import optimizer
 
 from deepinside.exporters.bodies import all_nodes, captured_by, defined_by
+from deepinside.exporters.weights import SMALL
 
 Sizes = Mapping[str | None, Sequence[int]]
 
@@ -33,9 +35,10 @@ def settle(model: ir.Model) -> ir.Model:
             node.resize_inputs(1)
             node.attributes.clear()
     assumed: dict[str, ir.Shape] = {}
+    computes = any(node.op_type in _SHAPE_OPERATORS for node in model.graph)
     while True:
         model = _infer(model, assumed)
-        while _fold_sizes(model):  # a folded size can make the next one known
+        while computes and _fold_sizes(model):  # a folded size can make the next one known
             model = _infer(model, assumed)
         opset = model.graph.opset_imports[""]
         found: dict[str, ir.Shape] = {}
@@ -222,10 +225,8 @@ def _fold_sizes(model: ir.Model) -> bool:
 
     They are worked out on a copy: the optimiser rewrites other nodes too, and names get lost.
     """
-    if not any(node.op_type in _SHAPE_OPERATORS for node in model.graph):
-        return False
     copy = model.clone()
-    optimizer.fold_constants_ir(copy, should_fold=_folds_to_integers)
+    optimizer.fold_constants_ir(copy, should_fold=_is_arithmetic)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
     found = {
         value.name: value.const_value
@@ -249,12 +250,15 @@ def _fold_sizes(model: ir.Model) -> bool:
     return bool(folded)
 
 
-def _folds_to_integers(node: ir.Node) -> bool | None:
-    """Fold shape arithmetic only: nodes on the way from image to score must keep their names.
-
-    Sizes may be divided and rounded as floats on the way.
-    """
+def _is_arithmetic(node: ir.Node) -> bool | None:
+    """Integers, and few floats: sizes may be divided and rounded as floats on the way."""
     return all(
-        output.dtype in _SHAPE_ARITHMETIC or (output.shape is not None and output.shape.rank() == 0)
+        output.dtype in _SHAPE_ARITHMETIC
+        or (
+            output.shape is not None
+            and output.shape.is_static()
+            and math.prod(output.shape.numpy()) <= SMALL
+        )
         for output in node.outputs
     )
+
