@@ -140,7 +140,7 @@ def test_attention_of_a_transformer_has_the_gradient_of_autograd(
     torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm")
     torch.manual_seed(0)
     module = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=64, depth=4).eval()
-    monkeypatch.setattr(pytorch, "_OPSET", 23)
+    monkeypatch.setattr(pytorch, "OPSET", 23)
     model = pytorch.to_onnx(module, None, (1, 3, 64, 64))
     assert [node.op_type for node in model.graph].count("Attention") == 4
     report = export_saliency(ir.to_proto(model), tmp_path / "vit.onnx")
