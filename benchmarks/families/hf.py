@@ -3,6 +3,7 @@
 The architecture is the library's own; only depths and widths are cut.
 """
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -99,11 +100,11 @@ def load(name: str) -> Loaded:
     def reference(
         pictures: np.ndarray, targets: np.ndarray, dtype: str
     ) -> tuple[np.ndarray, np.ndarray]:
-        module = network.to(getattr(torch, dtype))
+        # A copy: LeViT keeps what it worked out, in the type that it ran in.
+        module = copy.deepcopy(network).to(getattr(torch, dtype))
         image = torch.tensor(pictures, dtype=getattr(torch, dtype), requires_grad=True)
         scores = module(pixel_values=image).logits
         scores[range(len(pictures)), targets].sum().backward()
-        network.float()
         return scores.detach().numpy(), image.grad.numpy()
 
     return Loaded(
