@@ -140,7 +140,7 @@ def _sizes(value: ir.Value) -> tuple[int | ir.SymbolicDim, ...]:
 def _infer(model: ir.Model, batch: int, step: int, size: Sequence[int] | None) -> ir.Model:
     """A copy with shapes inferred, and shape arithmetic folded, at one concrete input size."""
     probe = model.clone()
-    for node in probe.graph.all_nodes():
+    for node in ir.traversal.RecursiveGraphIterator(probe.graph):
         if node.op_type == "GroupNormalization" and not node.domain:
             # ONNX infers no shape for it: the input's, as Identity's.
             node.op_type = "Identity"
