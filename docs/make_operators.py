@@ -14,8 +14,8 @@ _HEAD = """# Operators and their gradients
 
 Written by `docs/make_operators.py`; every operator of ONNX's default domain is here once. A node
 between image and score of an operator or version without a gradient stops the export with an error
-that names it. Outside that path every operator may stand. All gradients are measured on ONNX's own
-node tests (`tests/test_node_suite.py`).
+that names it. Outside that path every operator may stand. Gradients are measured against
+differences in `tests/test_rules.py` and on ONNX's own node tests in `tests/test_node_suite.py`.
 
 ## With a gradient rule
 

@@ -35,6 +35,8 @@ def has_definition(operator: str, version: int) -> bool:
 def expand_functions(model: ir.Model) -> ir.Model:
     """Replace every node that has a definition and no gradient rule, also those in definitions.
 
+    The model's own functions are inlined.
+
     A definition may depend on the types and ranks of the node's inputs. A node whose definition
     can't be had, since they are unknown, stays: if the score depends on it, its missing rule is
     complained of.
@@ -44,14 +46,15 @@ def expand_functions(model: ir.Model) -> ir.Model:
     """
     opset = model.graph.opset_imports[""]
     tried: set[ir.Node] = set()
-    while nodes := [n for n in model.graph.all_nodes() if n not in tried and _wanted(n, opset)]:
+    every = ir.traversal.RecursiveGraphIterator
+    while nodes := [n for n in every(model.graph) if n not in tried and _wanted(n, opset)]:
         passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
         for node in nodes:
             tried.add(node)
             body = _definition(node, opset)
             if body is not None:
                 _call(model, node, body, opset, f"{node.op_type}.{len(tried)}")
-        passes.InlinePass(lambda function: function.domain == _DOMAIN)(model)
+        passes.InlinePass()(model)
         passes.RemoveUnusedNodesPass()(model)  # what makes outputs that nobody asked for
     return model
 

@@ -28,7 +28,7 @@ def settle(model: ir.Model) -> ir.Model:
     Raises:
         onnx.shape_inference.InferenceError: ONNX's strict inference rejects it.
     """
-    for node in model.graph.all_nodes():
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.op_type == "GroupNormalization" and not node.domain:
             # ONNX infers no shape for it: the input's, as Identity's.
             node.op_type = "Identity"
@@ -261,4 +261,3 @@ def _is_arithmetic(node: ir.Node) -> bool | None:
         )
         for output in node.outputs
     )
-

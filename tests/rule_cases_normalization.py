@@ -1,6 +1,5 @@
 """Cases of normalisation layers other than LayerNormalization and LRN."""
 
-import math
 from itertools import product
 from typing import Any
 
@@ -59,7 +58,7 @@ def _group(name: str, x: tuple[int, ...], attributes: dict[str, Any], **options:
     return several(
         "GroupNormalization",
         name,
-        {"x": x, "scale": (6,), "bias": (6,), "shape": np.array([-1, 6, math.prod(x[2:])])},
+        {"x": x, "scale": (6,), "bias": (6,), "shape": np.array([0, 6, -1])},
         Node("GroupNormalization", ["x", "scale", "bias"], ["t"], attributes),
         Node("Reshape", ["t", "shape"], ["y"]),
         **options,
