@@ -11,7 +11,7 @@ __all__ = ["write"]
 _PAGE = Path(__file__).resolve().parent.parent / "docs" / "coverage.md"
 _PACKAGES = ("onnx", "onnxruntime", "torch", "timm", "keras", "transformers", "jax", "scikit-learn")
 _TITLES = {
-    "timm": "timm: the smallest member of every family",
+    "timm": "timm: the smallest members of its 98 families (1.0.31), those measured so far",
     "keras": "keras.applications",
     "hf": "Hugging Face transformers",
     "jax": "JAX",
@@ -48,10 +48,11 @@ exporter where that fails. Rows of several picture sizes show the worst size.
 
 def write(folder: Path) -> None:
     """Write the page from the results in a folder."""
-    parts, summary = (
-        [],
-        ["| source | networks | exports | right | not exported by us |", "|---|---|---|---|---|"],
-    )
+    parts = []
+    summary = [
+        "| source | networks | exports | compared | cosine >= 0.999 | not exported or not run |",
+        "|---" * 6 + "|",
+    ]
     for source, title in _TITLES.items():
         path = folder / f"coverage-{source}.json"
         if not path.exists():
@@ -60,8 +61,10 @@ def write(folder: Path) -> None:
         rows = [row for name in sorted(results) for row in results[name]]
         parts.append(f"## {title}\n\n{_table(rows)}\n{_failures(rows)}")
         tried = [row for row in rows if "exporter_error" not in row]
-        right = sum("cosine" in row for row in tried)
-        cells = (source, len(results), len(tried), right, len(tried) - right)
+        compared = [row for row in tried if "cosine" in row]
+        close = sum(row["cosine"] >= 0.999 for row in compared)
+        failed = len(tried) - len(compared)
+        cells = (source, len(results), len(tried), len(compared), close, failed)
         summary.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     head = _HEAD.format(
         date=datetime.date.today().isoformat(), versions=_versions(), summary="\n".join(summary)
