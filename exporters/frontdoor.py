@@ -9,7 +9,10 @@ import onnx_ir as ir
 
 from deepinside.exporters.errors import ClassifierError, MissingPackageError
 
-__all__ = ["OPSET", "Opened", "existing_file", "factory", "refuse", "require"]
+__all__ = ["FAILURES", "OPSET", "Opened", "existing_file", "factory", "refuse", "require"]
+
+# What a framework raises for a file or a network that it can't load.
+FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
 
 # Every runtime and every provider has kernels for it; newer opsets lose some.
 OPSET = 18

@@ -11,7 +11,7 @@ from typing import Any
 
 from deepinside.exporters import pytorch
 from deepinside.exporters.errors import ClassifierError
-from deepinside.exporters.frontdoor import Opened, require
+from deepinside.exporters.frontdoor import FAILURES, Opened, require
 from deepinside.exporters.huggingface_record import preprocessing_record
 
 __all__ = ["load"]
@@ -20,7 +20,6 @@ _log = logging.getLogger(__name__)
 
 _PURPOSE = "a classifier of transformers"
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
-_FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
 
 
 def load(
@@ -87,7 +86,7 @@ def _read(transformers: Any, path: Path, random_weights: bool) -> Any:
             network = automatic.from_pretrained(
                 str(path), use_safetensors=True, attn_implementation="eager", **_LOCAL
             )
-    except _FAILURES as error:
+    except FAILURES as error:
         reason = " ".join(str(error).split())
         raise ClassifierError(
             f"transformers can't make an image classifier of {path} without running code from it: "
@@ -102,7 +101,7 @@ def _record(transformers: Any, folder: Path) -> dict[str, Any] | None:
         processor = transformers.AutoImageProcessor.from_pretrained(
             str(folder), backend="pil", **_LOCAL
         )
-    except _FAILURES as error:
+    except FAILURES as error:
         reason = " ".join(str(error).split())
         raise ClassifierError(
             f"transformers can't read {folder / 'preprocessor_config.json'}: {reason[:400]}"

@@ -18,12 +18,11 @@ import onnx_ir as ir
 
 from deepinside.exporters import pytorch
 from deepinside.exporters.errors import ClassifierError
-from deepinside.exporters.frontdoor import OPSET, Opened, existing_file, refuse, require
+from deepinside.exporters.frontdoor import FAILURES, OPSET, Opened, existing_file, refuse, require
 
 __all__ = ["load"]
 
 _PURPOSE = "a Keras classifier"
-_FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
 
 
 def load(
@@ -82,7 +81,7 @@ def _read(keras: Any, path: Path) -> Any:
     existing_file(path)
     try:
         return keras.saving.load_model(str(path), compile=False, safe_mode=True)
-    except (zipfile.BadZipFile, *_FAILURES) as error:
+    except (zipfile.BadZipFile, *FAILURES) as error:
         raise ClassifierError(
             f"Keras can't read {path} without running code from it: {_line(error)}; where you "
             "trust it, load it yourself and give the model to export_saliency."
@@ -103,7 +102,7 @@ def _application(
     shape = {} if input_shape is None else {"input_shape": tuple(input_shape[1:])}
     try:
         model = build(weights=None if random_weights else "imagenet", **shape)
-    except _FAILURES as error:
+    except FAILURES as error:
         raise ClassifierError(
             f"Keras can't build {name} ({_line(error)}); where its pretrained weights are missing, "
             "ask for an untrained network with --random-weights, or give a .keras file."
@@ -175,7 +174,7 @@ def _through_keras(keras: Any, model: Any, shape: tuple[int, ...]) -> ir.Model:
         try:
             model(np.zeros(shape, np.float32))  # it exports only what was called
             model.export(str(path), format="onnx", opset_version=OPSET, verbose=False)
-        except _FAILURES as error:
+        except FAILURES as error:
             raise ClassifierError(
                 f"Keras can't export the model from its backend {keras.backend.backend()} "
                 f"({_line(error)}); save it, and give the .keras file in a process with "

@@ -83,10 +83,11 @@ def open_classifier(
         ClassifierError: it can't be opened.
         MissingPackageError: the front door's framework is not installed.
     """
-    if isinstance(classifier, onnx.ModelProto):
-        return _from_proto(classifier)
-    door = _door(classifier)
+    door = None if isinstance(classifier, onnx.ModelProto) else _door(classifier)
     if door is None:
+        refuse("a finished ONNX model", dynamic_size=dynamic_size)
+        if isinstance(classifier, onnx.ModelProto):
+            return _from_proto(classifier)
         return _from_file(Path(classifier))
     opened = _through(
         door,
@@ -144,7 +145,7 @@ def _through(
     if door == "hf":
         from deepinside.exporters import huggingface
 
-        refuse("a classifier of transformers", weights=weights)
+        refuse("a classifier of transformers", weights=weights, dynamic_size=dynamic_size)
         return huggingface.load(
             classifier,
             example_input=example_input,
@@ -154,7 +155,7 @@ def _through(
     if door == "keras":
         from deepinside.exporters import keras
 
-        refuse("a Keras classifier", weights=weights)
+        refuse("a Keras classifier", weights=weights, dynamic_size=dynamic_size)
         return keras.load(
             classifier,
             example_input=example_input,
@@ -164,7 +165,12 @@ def _through(
     if door == "jax":
         from deepinside.exporters import jax
 
-        refuse("a JAX classifier", weights=weights, random_weights=random_weights)
+        refuse(
+            "a JAX classifier",
+            weights=weights,
+            random_weights=random_weights,
+            dynamic_size=dynamic_size,
+        )
         return jax.load(classifier, example_input=example_input, input_shape=input_shape)
     if door == "sklearn":
         from deepinside.exporters import sklearn

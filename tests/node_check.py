@@ -163,7 +163,7 @@ def _reproduces(case: NodeCase, run: Run) -> bool:
         warnings.simplefilter("ignore")  # overflow, which some cases are about
         try:
             results = run(case.point)
-        except Exception:  # (an operator that the evaluator lacks, or fails on)
+        except Exception:  # the evaluator raises whatever NumPy does; another one is asked then
             return False
     return all(
         not _is_float_array(theirs) or _close(ours, theirs)

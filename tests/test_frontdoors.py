@@ -262,3 +262,11 @@ def test_a_front_door_without_its_package_names_the_extra(
     with pytest.raises(MissingPackageError, match=rf"'deepinside\[{extra}\]'") as caught:
         export_saliency(classifier, tmp_path / "s.onnx")
     assert caught.value.package == module
+
+
+@pytest.mark.parametrize(
+    "door", ["hf:folder", "keras:file.keras", "jax:module:factory", "sklearn:file.skops", "a.onnx"]
+)
+def test_an_open_size_is_refused_where_it_means_nothing(door: str, tmp_path: Path) -> None:
+    with pytest.raises(ClassifierError, match="--dynamic-size can't be used"):
+        export_saliency(door, tmp_path / "s.onnx", dynamic_size=True)
