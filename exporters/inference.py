@@ -1,54 +1,207 @@
-"""Shapes at one concrete input size: ONNX's inference, with shape arithmetic folded."""
+"""Shapes at one concrete input size: ONNX's inference node by node, sizes computed on the way."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import LiftConstantsToInitializersPass
-from onnxscript import optimizer
+from onnx.reference import ReferenceEvaluator
 
-from deepinside.exporters.bodies import all_nodes, captured_by, defined_by
+from deepinside.exporters.bodies import bodies, captured_by, operands
 from deepinside.exporters.weights import SMALL
 
 Sizes = Mapping[str | None, Sequence[int]]
 
 __all__ = ["INTEGERS", "body_model", "settle"]
 
+_log = logging.getLogger(__name__)
+
 INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
-_SHAPE_ARITHMETIC = (*INTEGERS, ir.DataType.BOOL)
-_SHAPE_OPERATORS = ("ConstantOfShape", "Range", "Shape", "Size")
+_RANDOM = {
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
 _LOOP_INPUTS = 2  # trip count and condition stand before the states
 
 
 def settle(model: ir.Model) -> ir.Model:
-    """A model with concrete inputs, which may be changed, with every shape that can be inferred.
+    """A model with concrete inputs, whose values get shapes, types, and integers that are known.
+
+    One pass in the order of computation: where all inputs of a node are known, so are its outputs.
+    (ONNX's inference of whole graphs follows shapes through a computed size at a time.)
 
     Raises:
-        onnx.shape_inference.InferenceError: ONNX's strict inference rejects it.
+        onnx.shape_inference.InferenceError: ONNX's inference rejects a node.
     """
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+    walk = _Walk(model)
+    for node in model.graph:
+        walk.visit(node)
+    return model
+
+
+class _Walk:
+    """What is known of the values of a graph while its nodes are passed."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._opset = model.graph.opset_imports[""]
+        self._opsets = dict(model.graph.opset_imports)
+        # Values that follow from constants: worked out when asked for.
+        self._fixed = set(model.graph.initializers.values()) - set(model.graph.inputs)
+        for value in self._fixed:
+            if value.const_value is not None:
+                value.shape = ir.Shape(value.const_value.shape.numpy())
+                value.dtype = value.const_value.dtype
+
+    def visit(self, node: ir.Node) -> None:
+        """Find the shapes and types of a node's outputs, and integers that follow."""
+        for output in node.outputs:
+            output.shape = None  # what the file says may be symbolic, or of another batch size
         if node.op_type == "GroupNormalization" and not node.domain:
-            # ONNX infers no shape for it: the input's, as Identity's.
-            node.op_type = "Identity"
-            node.resize_inputs(1)
-            node.attributes.clear()
-    assumed: dict[str, ir.Shape] = {}
-    computes = any(node.op_type in _SHAPE_OPERATORS for node in model.graph)
-    while True:
-        model = _infer(model, assumed)
-        while computes and _fold_sizes(model):  # a folded size can make the next one known
-            model = _infer(model, assumed)
-        opset = model.graph.opset_imports[""]
-        found: dict[str, ir.Shape] = {}
-        for node in model.graph:
-            if node.op_type in _OPEN and any(output.shape is None for output in node.outputs):
-                found |= _OPEN[node.op_type](node, opset)
-        found = {name: shape for name, shape in found.items() if name not in assumed}
-        if not found:
-            return model
-        assumed |= found
+            self._as_input(node)  # ONNX infers no shape for it
+        elif (schema := _schema(node, self._opsets)) is not None:
+            self._infer(node, schema)
+        if node.op_type in _OPEN and not node.domain:
+            self._complete(node)
+        self._follow(node)
+
+    def array(self, value: ir.Value | None) -> np.ndarray | None:
+        """A value that is a constant or follows from constants."""
+        if value is None or value not in self._fixed:
+            return None
+        if value.const_value is None:
+            self._evaluate(value.producer())
+        return None if value.const_value is None else value.const_value.numpy()
+
+    def small(self, value: ir.Value) -> np.ndarray | None:
+        """The same of few elements; others matter to inference by their shape only."""
+        size = _static_size(value)
+        return self.array(value) if size is not None and math.prod(size) <= SMALL else None
+
+    @staticmethod
+    def _as_input(node: ir.Node) -> None:
+        source, output = node.inputs[0], node.outputs[0]
+        assert source is not None
+        output.shape, output.type = source.shape, source.type
+
+    def _infer(self, node: ir.Node, schema: onnx.defs.OpSchema) -> None:
+        """ONNX's own inference for one node."""
+        used = dict.fromkeys(value for value in operands(node) if value is not None)
+        if any(value.type is None for value in used):
+            return
+        types = {str(value.name): _type_proto(value) for value in used}
+        arrays = {str(value.name): self.small(value) for value in node.inputs if value is not None}
+        data = {
+            # Runtimes let Range have vectors of one element, ONNX's own definitions too.
+            name: onnx.numpy_helper.from_array(
+                array.reshape(()) if node.op_type == "Range" and array.size == 1 else array, name
+            )
+            for name, array in arrays.items()
+            if array is not None
+        }
+        opsets = [onnx.helper.make_opsetid(*entry) for entry in self._opsets.items()]
+        try:
+            found = onnx.shape_inference.infer_node_outputs(
+                schema, ir.to_proto(node), types, data, opset_imports=opsets
+            )
+        except onnx.shape_inference.InferenceError as error:
+            raise onnx.shape_inference.InferenceError(
+                f"({node.op_type} at node {node.name!r}) {error}"
+            ) from error
+        for output in node.outputs:
+            if (proto := found.get(str(output.name))) is not None:
+                output.type = ir.serde.deserialize_type_proto_for_type(proto)
+                output.shape = ir.serde.deserialize_type_proto_for_shape(proto)
+
+    def _complete(self, node: ir.Node) -> None:
+        """Shapes that ONNX does not infer for what has graphs inside."""
+        chosen = self.array(node.inputs[0]) if node.op_type == "If" else None
+        if chosen is not None:
+            name = "then_branch" if chosen else "else_branch"
+            results = _body_outputs(node.attributes[name].as_graph(), {}, self._opset)
+            for output, result in zip(node.outputs, results, strict=True):
+                output.shape, output.const_value = result.shape, result.const_value
+                if result.const_value is not None:
+                    self._fixed.add(output)
+        elif any(output.shape is None for output in node.outputs):
+            for value in node.inputs:
+                self.small(value) if value is not None else None
+            for name, shape in _OPEN[node.op_type](node, self._opset).items():
+                next(o for o in node.outputs if o.name == name).shape = shape
+
+    def _follow(self, node: ir.Node) -> None:
+        """Note what follows from constants; integers are worked out at once."""
+        if node.op_type in _RANDOM or bodies(node):
+            return
+        if node.op_type in ("Shape", "Size") and not node.domain:
+            if (size := _static_size(node.inputs[0])) is not None:
+                chosen = size[node.attributes.get_int("start", 0) : _end(node)]
+                result = chosen if node.op_type == "Shape" else math.prod(size)
+                node.outputs[0].const_value = ir.tensor(np.array(result, np.int64))
+                self._fixed.update(node.outputs)
+        elif all(value is None or value in self._fixed for value in node.inputs):
+            self._fixed.update(node.outputs)
+            if any(output.dtype in INTEGERS for output in node.outputs):
+                self._evaluate(node)
+
+    def _evaluate(self, node: ir.Node | None) -> None:
+        """Work out the outputs of a node that follows from constants."""
+        assert node is not None
+        self._fixed.difference_update(node.outputs)  # where it fails, they stay unknown
+        feeds: dict[str, np.ndarray] = {}
+        for value in node.inputs:
+            if value is None:
+                continue
+            if (array := self.array(value)) is None:
+                return
+            feeds[str(value.name)] = array
+        try:
+            results = _run(node, feeds, self._opsets)
+        except Exception as error:  # whatever the operators of the evaluator raise
+            _log.info("can't work out %s at node %r: %r", node.op_type, node.name, error)
+            return
+        for output, result in zip(node.outputs, results, strict=False):
+            output.const_value = ir.tensor(np.asarray(result))
+            output.shape = ir.Shape(np.shape(result))
+        self._fixed.update(node.outputs)
+
+
+def _schema(node: ir.Node, opsets: Mapping[str, int]) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _end(shape: ir.Node) -> int | None:
+    return shape.attributes["end"].as_int() if "end" in shape.attributes else None
+
+
+def _type_proto(value: ir.Value) -> onnx.TypeProto:
+    assert value.type is not None
+    proto = ir.serde.serialize_type(value.type)
+    if value.shape is not None:
+        ir.serde.serialize_shape_into(proto, value.shape)
+    return proto
+
+
+def _run(node: ir.Node, feeds: Mapping[str, np.ndarray], opsets: Mapping[str, int]) -> list[Any]:
+    """ONNX's reference evaluator on one node; as a function, since those have opsets."""
+    function = onnx.helper.make_function(
+        "deepinside",
+        "node",
+        list(feeds),
+        [str(output.name) for output in node.outputs],
+        [ir.to_proto(node)],
+        [onnx.helper.make_opsetid(*entry) for entry in opsets.items()],
+    )
+    return list(ReferenceEvaluator(function).run(None, dict(feeds), attributes={}))
 
 
 def body_model(
@@ -201,63 +354,3 @@ def _rounds(loop: ir.Node, body: ir.Graph) -> int | None:
 
 
 _OPEN = {"If": _if_outputs, "Loop": _loop_outputs, "Scan": _scan_outputs}
-
-
-def _infer(model: ir.Model, assumed: Mapping[str, ir.Shape]) -> ir.Model:
-    """ONNX's own strict inference, from the shapes of the inputs and the assumed ones alone."""
-    for outer in model.graph:
-        for node in all_nodes(outer):
-            for value in defined_by(node):
-                # What the file says may be symbolic, or of another batch size.
-                value.shape = assumed.get(str(value.name))
-    for value in model.graph.initializers.values():
-        if value.const_value is not None:  # a folded value keeps a stale symbolic shape
-            value.shape = ir.Shape(value.const_value.shape.numpy())
-    return ir.from_proto(
-        onnx.shape_inference.infer_shapes(
-            ir.to_proto(model), check_type=True, strict_mode=True, data_prop=True
-        )
-    )
-
-
-def _fold_sizes(model: ir.Model) -> bool:
-    """Put in the integers that follow from shapes, and say whether there were any.
-
-    They are worked out on a copy: the optimiser rewrites other nodes too, and names get lost.
-    """
-    copy = model.clone()
-    optimizer.fold_constants_ir(copy, should_fold=_is_arithmetic)
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
-    found = {
-        value.name: value.const_value
-        for value in copy.graph.initializers.values()
-        if value.const_value is not None and value.dtype in _SHAPE_ARITHMETIC
-    }
-    folded = [
-        node
-        for node in model.graph
-        if all(o.name in found and not o.is_graph_output() for o in node.outputs)
-    ]
-    for node in folded:
-        constants = []
-        for output in node.outputs:
-            name, output.name = output.name, None
-            constants.append(ir.Value(name=name, const_value=found[name], type=output.type))
-            model.graph.register_initializer(constants[-1])
-        ir.convenience.replace_nodes_and_values(
-            model.graph, node, [node], [], node.outputs, constants
-        )
-    return bool(folded)
-
-
-def _is_arithmetic(node: ir.Node) -> bool | None:
-    """Integers, and few floats: sizes may be divided and rounded as floats on the way."""
-    return all(
-        output.dtype in _SHAPE_ARITHMETIC
-        or (
-            output.shape is not None
-            and output.shape.is_static()
-            and math.prod(output.shape.numpy()) <= SMALL
-        )
-        for output in node.outputs
-    )
