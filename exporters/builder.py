@@ -7,7 +7,7 @@ Shapes of element-wise results are tracked, since the sweep must know which axes
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -18,12 +18,16 @@ from deepinside.exporters.errors import ExportError
 from deepinside.exporters.lengths import Length, Size, vector
 from deepinside.exporters.shapes import Shape, Shapes, broadcast, is_one, static
 
-__all__ = ["Builder", "Operand"]
+__all__ = ["Builder", "Operand", "OptimizeFor"]
 
 Operand = ir.Value | float | int | Sequence[int] | np.ndarray | None
+OptimizeFor = Literal["any", "cpu"]
 
 _BOOLEAN = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or"}
 _INTEGER = {"Shape", "Size", "ArgMax", "ArgMin"}
+# A slope that turns HardSigmoid into a step: 1 from 2^-100 above the bound on, exact powers of two.
+_STEEP = 2.0**100
+_STEP_BOUND = 2.0**20  # larger bounds times the slope would come near float32's largest number
 _ELEMENTWISE = (
     {"Abs", "Add", "Cast", "Div", "Erf", "Exp", "Identity", "Log", "Max", "Min", "Mul", "Neg"}
     | {"HardSigmoid", "Pow", "Reciprocal", "Sigmoid", "Sign", "Softplus", "Sqrt", "Sub", "Tanh"}
@@ -35,8 +39,11 @@ _ELEMENTWISE = (
 class Builder:
     """Appends nodes to a graph, named after the forward node that they belong to."""
 
-    def __init__(self, graph: ir.Graph, opset: int, shapes: Shapes) -> None:
+    def __init__(
+        self, graph: ir.Graph, opset: int, shapes: Shapes, optimize_for: OptimizeFor = "any"
+    ) -> None:
         self.graph = graph
+        self.optimize_for = optimize_for
         self.opset = opset
         self.shapes = shapes
         self.scope = "deepinside"
@@ -136,7 +143,20 @@ class Builder:
 
     def positive(self, x: ir.Value) -> ir.Value:
         """1 where x > 0, else 0."""
-        return self.mask(self.Greater(x, 0.0), x)
+        step = self.step(x, 0.0)
+        return self.mask(self.Greater(x, 0.0), x) if step is None else step
+
+    def step(self, x: ir.Value, bound: float, *, below: bool = False) -> ir.Value | None:
+        """1 where x is above (or below) a bound, else 0, in one node; None where that does not pay.
+
+        On CPUs HardSigmoid keeps ONNX Runtime's blocked layout, which comparisons leave. Numbers
+        within 2^-100 of the bound count in part; float32 has such only around 0.
+        """
+        if self.optimize_for != "cpu" or x.dtype != ir.DataType.FLOAT or abs(bound) > _STEP_BOUND:
+            return None
+        slope = -_STEEP if below else _STEEP
+        # Some runtimes read a beta of 0 as the default.
+        return self.HardSigmoid(x, alpha=slope, beta=-slope * bound or -1e-30)
 
     def without_zeros(self, x: ir.Value) -> ir.Value:
         """X with 1 in place of 0, to divide by."""
@@ -165,8 +185,8 @@ class Builder:
     def reshape_like(self, x: ir.Value, like: ir.Value) -> ir.Value:
         """X with the shape of `like`: a constant target where at most one axis is dynamic."""
         shape = self.shapes.known(like)
-        target = self.Shape(like) if shape is None else self._target(shape, like)
-        empty = isinstance(target, list) and 0 in target  # 0 would stand for x's own size
+        target = self.Shape(like) if shape is None else self._target(shape, like, x)
+        empty = shape is not None and self.shapes.dim(0) in shape  # 0 would stand for x's own size
         result = self.Reshape(x, target, allowzero=1 if empty else None)
         self.shapes.record(result, shape)
         return result
@@ -251,8 +271,15 @@ class Builder:
             g = self.Div(g, self.size_along(x, [axis]))
         return g
 
-    def _target(self, shape: Shape, like: ir.Value) -> list[int] | ir.Value:
+    def _target(self, shape: Shape, like: ir.Value, x: ir.Value) -> list[int] | ir.Value:
         sizes = [static(dim) for dim in shape]
+        if 0 not in sizes:
+            # 0 keeps an axis, and the name of its size: runtimes see that batches are the same.
+            for axis, (dim, given) in enumerate(
+                zip(shape, self.shapes.known(x) or (), strict=False)
+            ):
+                if sizes[axis] is None and given == dim:
+                    sizes[axis] = 0
         if sizes.count(None) > 1:
             return self.Shape(like)
         return [-1 if size is None else size for size in sizes]

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 import deepinside.exporters.rules  # noqa: F401  (registers the gradient rules)
 from deepinside.exporters import contract, ort_training
-from deepinside.exporters.builder import Builder
+from deepinside.exporters.builder import Builder, OptimizeFor
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.finish import finish
 from deepinside.exporters.gradient import backpropagate, path_between, reached_from
@@ -78,6 +78,8 @@ class GraphOptions:
         relu: backward rule of ReLU: `gradient`, `deconvnet` or `guided`.
         autodiff: what builds the gradient: `standard` (this package, ONNX's own operators), or
             `ort-training` (onnxruntime-training's builder; the file runs on that runtime only).
+        optimize_for: `any` (forms that suit all runtimes and GPUs) or `cpu` (those that ONNX
+            Runtime runs fastest on CPUs); both are standard operators and run everywhere.
     """
 
     image_input: str | None = None
@@ -87,6 +89,7 @@ class GraphOptions:
     score_output: str | None = None
     relu: ReluMode = "gradient"
     autodiff: Autodiff = "standard"
+    optimize_for: OptimizeFor = "any"
 
     def __post_init__(self) -> None:
         """Refuse values outside the choices, which a caller without types can pass."""
@@ -95,6 +98,7 @@ class GraphOptions:
             ("score", get_args(ScoreKind)),
             ("relu", get_args(ReluMode)),
             ("autodiff", get_args(Autodiff)),
+            ("optimize_for", get_args(OptimizeFor)),
         ):
             if getattr(self, name) not in choices:
                 possible = ", ".join(str(choice) for choice in choices if choice)
@@ -155,7 +159,7 @@ class Stage:
         reached = reached_from(model.graph, [image.value])
         path = path_between(model.graph, reached, [scores.tensor])
         rounding = sum(node.op_type in STRAIGHT_THROUGH for node in path)
-        op = Builder(model.graph, opset, shapes)
+        op = Builder(model.graph, opset, shapes, graph_options.optimize_for)
         return cls(source, model, op, image, scores, graph_options, record, nodes_before, rounding)
 
     def free_names(self, parts: Sequence[str]) -> dict[str, str]:

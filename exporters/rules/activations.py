@@ -6,6 +6,7 @@ slower on CPUs.
 """
 
 import math
+from functools import reduce as fold
 
 import onnx_ir as ir
 
@@ -97,12 +98,6 @@ def clip(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     dmin = g where X < min, unless min is above max; dmax = g where X or min is above max.
     """
     low, high = node.input(1), node.input(2)
-    inside = None
-    if low is not None:
-        inside = op.Greater(node.y, low)
-    if high is not None:
-        below = op.Less(node.y, high)
-        inside = below if inside is None else op.And(inside, below)
 
     def lower() -> ir.Value:
         assert low is not None
@@ -115,10 +110,30 @@ def clip(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
         return op.Mul(g, op.mask(op.Greater(raised, high), g))
 
     return (
-        lambda: g if inside is None else op.Mul(g, op.mask(inside, node.y)),
+        lambda: op.Mul(g, _inside(node, op)) if (low or high) is not None else g,
         lower,
         upper,
     )
+
+
+def _inside(clip: ForwardNode, op: Builder) -> ir.Value:
+    """1 where the output lies between the bounds, else 0."""
+    low, high = clip.input(1), clip.input(2)
+    bounds = [None if bound is None else clip.constant(i) for i, bound in ((1, low), (2, high))]
+    steps = [
+        step
+        for i, bound in enumerate(bounds)
+        if bound is not None
+        and (step := op.step(clip.y, float(bound.reshape(-1)[0]), below=bool(i))) is not None
+    ]
+    if len(steps) == 2 - [low, high].count(None):
+        return fold(op.Mul, steps)
+    inside = []
+    if low is not None:
+        inside.append(op.Greater(clip.y, low))
+    if high is not None:
+        inside.append(op.Less(clip.y, high))
+    return op.mask(fold(op.And, inside), clip.y)
 
 
 @vjp("Sigmoid", 13, elementwise=True)

@@ -4,6 +4,9 @@ docs/design.md says which form was chosen for which layer, and why. The weights 
 operators on the stored initializer, which runtimes fold at load time: the file holds them once.
 """
 
+from dataclasses import replace
+
+import numpy as np
 import onnx_ir as ir
 
 from deepinside.exporters.builder import Builder
@@ -42,6 +45,8 @@ def conv(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
             return _patches(g, weights, shape, spatial, op)
         if all(w.is_dense for w in spatial) and (channels >= _FEW_CHANNELS or group > 1):
             return _flipped(g, weights, shape, group, spatial, op)
+        if op.optimize_for == "cpu" and group == channels == shape[0] and _can_spread(spatial):
+            return _spread(g, weights, shape, group, spatial, op)
         return transposed_convolution(g, weights, group, spatial, op)
 
     return (
@@ -154,6 +159,51 @@ def _flipped(
     ends = [w.extent - 1 - number(w.after) for w in spatial]
     dilations = [w.dilation for w in spatial]
     return _convolve(g, turned, group, kernel, op, pads=begins + ends, dilations=dilations)
+
+
+def _can_spread(spatial: list[Window]) -> bool:
+    """Whether `_spread` needs no cropping."""
+    return all(
+        w.is_static and w.dilation == 1 and number(w.before) < w.extent and _rest(w) >= 0
+        for w in spatial
+    )
+
+
+def _rest(w: Window) -> int:
+    """How far the padded input reaches beyond a stride per window: padding of the dense form."""
+    return number(w.before) + number(w.size) - number(w.count) * w.stride
+
+
+def _spread(
+    g: ir.Value,
+    weights: ir.Value,
+    shape: list[int],
+    group: int,
+    spatial: list[Window],
+    op: Builder,
+) -> ir.Value:
+    """Depthwise and strided: dY with zeros in between, then the form of stride 1.
+
+    ONNX Runtime's ConvTranspose takes a CPU several times as long. dY is repeated, and all but the
+    first of each copy multiplied by 0.
+    """
+    scales = np.array([1.0, 1.0, *(float(w.stride) for w in spatial)], dtype=np.float32)
+    repeated = op.Resize(
+        g,
+        None,
+        op.constant(scales, ir.DataType.FLOAT),
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+    comb = np.zeros((1, 1, *(number(w.count) * w.stride for w in spatial)))
+    comb[np.ix_([0], [0], *(range(0, number(w.count) * w.stride, w.stride) for w in spatial))] = 1.0
+    dense = [
+        # `after` such that the result is as long as X
+        replace(w, stride=1, after=w.extent - 1 - _rest(w))
+        for w in spatial
+    ]
+    return _flipped(op.Mul(repeated, comb), weights, shape, group, dense, op)
 
 
 def _convolve(
