@@ -64,7 +64,7 @@ def check(
     from deepinside import models
     from deepinside.engine import Engine
 
-    engine = Engine(exported_file(model, "saliency", quiet=quiet), device)
+    engine = Engine(exported_file(model, "saliency", device=device, quiet=quiet), device)
     pictures = None
     if engine.contract.preprocessing is not None:
         pictures = [models.example(name) for name in models.EXAMPLES]

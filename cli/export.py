@@ -68,6 +68,12 @@ _ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule",
     "checked before it is kept.  [default: standard]",
 )
 @click.option(
+    "--optimize-for",
+    type=click.Choice(["any", "cpu"]),
+    help="Forms of the gradient: for GPUs and all runtimes, or the fastest ones on CPUs; the "
+    "file runs everywhere either way.  [default: any]",
+)
+@click.option(
     "--target-input",
     metavar="optional|required|fixed:INDEX",
     help="How the class is given (saliency).  [default: optional]",

@@ -29,6 +29,7 @@ def exported_file(
     model: str | None,
     task: str,
     *,
+    device: str = "auto",
     preprocessing: Path | None = None,
     labels: Path | None = None,
     quiet: bool = False,
@@ -38,6 +39,7 @@ def exported_file(
     Args:
         model: as the user gave it; None for the embedded classifier.
         task: `saliency` or `visualization`, where it has to be exported first.
+        device: where it will run: a plain classifier is exported in the forms that suit it.
         preprocessing: record for a plain classifier.
         labels: names of a plain classifier's classes.
         quiet: don't say what is exported.
@@ -50,6 +52,7 @@ def exported_file(
     """
     from deepinside import models
     from deepinside.engine import NotExportedError, read_contract
+    from deepinside.engine.providers import runs_on_cpu
 
     if model is not None and model.partition(":")[0] in FRONT_DOORS:
         raise click.UsageError(
@@ -65,6 +68,8 @@ def exported_file(
             options["preprocessing"] = read_record(preprocessing)
         if labels is not None:
             options["labels"] = read_labels(labels)
+        if runs_on_cpu(device):
+            options["optimize_for"] = "cpu"
         return _cached_export(path, task, options, quiet=quiet)
     if preprocessing is not None or labels is not None:
         raise click.UsageError(

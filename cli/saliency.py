@@ -109,7 +109,9 @@ def saliency(
     from deepinside.engine.modelfile import content_sha256
 
     pictures = expand_inputs(inputs, output)
-    file = exported_file(model, _TASK, preprocessing=preprocessing, labels=labels, quiet=quiet)
+    file = exported_file(
+        model, _TASK, device=device, preprocessing=preprocessing, labels=labels, quiet=quiet
+    )
     engine = Engine(file, device)
     with Manifest(output) as manifest:
         job = _Job(

@@ -120,7 +120,9 @@ def visualize(
     from deepinside.engine.modelfile import content_sha256
     from deepinside.engine.visualize import ascent_settings
 
-    file = exported_file(model, _TASK, preprocessing=preprocessing, labels=labels, quiet=quiet)
+    file = exported_file(
+        model, _TASK, device=device, preprocessing=preprocessing, labels=labels, quiet=quiet
+    )
     engine = Engine(file, device)
     classes = engine.classes(targets)
     init = settings["init"]

@@ -24,6 +24,7 @@ __all__ = [
     "probe_provider",
     "probe_providers",
     "require_provider",
+    "runs_on_cpu",
 ]
 
 CPU = "CPUExecutionProvider"
@@ -75,6 +76,14 @@ class ProviderStatus:
     device: str | None
     works: bool
     reason: str | None
+
+
+def runs_on_cpu(text: str) -> bool:
+    """Whether a device that is asked for is the CPU, or `auto` that has nothing else to try."""
+    kind = parse_device(text).kind
+    return kind == "cpu" or (
+        kind == "auto" and CUDA not in load_runtime().get_available_providers()
+    )
 
 
 def parse_device(text: str) -> Device:

@@ -1,0 +1,126 @@
+"""The forms for CPUs compute what the others do."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from deepinside import models
+from deepinside.exporters import ExportError, export_saliency
+
+
+def _classifier(path: Path, nodes: list[onnx.NodeProto], **weights: np.ndarray) -> Path:
+    """`image` (N, 3, H, W) through nodes to `features`, then the mean of each channel."""
+    nodes = [*nodes, helper.make_node("GlobalAveragePool", ["features"], ["pooled"])]
+    nodes += [helper.make_node("Flatten", ["pooled"], ["scores"])]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 13, 10])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+def _gradient(classifier: Path, image: np.ndarray, form: str) -> tuple[np.ndarray, list[str]]:
+    """The gradient of class 2, and the file's operators."""
+    path = classifier.with_name(f"{form}.onnx")
+    export_saliency(classifier, path, target_input="fixed:2", optimize_for=form)
+    run = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (gradient,) = run.run(["gradient"], {run.get_inputs()[0].name: image})
+    return gradient, [node.op_type for node in onnx.load(path).graph.node]
+
+
+@pytest.mark.parametrize("kernel", [2, 3, 5])
+@pytest.mark.parametrize("stride", [[2, 2], [3, 2], [1, 2]], ids=str)
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 1, 1], [1, 0, 0, 1]], ids=str)
+def test_strided_depthwise_convolution(
+    tmp_path: Path, kernel: int, stride: list[int], pads: list[int]
+) -> None:
+    random = np.random.default_rng(0)
+    weights = random.standard_normal((3, 1, kernel, kernel), dtype=np.float32)
+    convolution = helper.make_node(
+        "Conv", ["image", "w"], ["y"], group=3, strides=stride, pads=pads, kernel_shape=[kernel] * 2
+    )
+    square = helper.make_node("Mul", ["y", "y"], ["features"])
+    path = _classifier(tmp_path / "net.onnx", [convolution, square], w=weights)
+    image = random.standard_normal((2, 3, 13, 10), dtype=np.float32)
+    expected, before = _gradient(path, image, "any")
+    found, after = _gradient(path, image, "cpu")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert "ConvTranspose" in before
+    spare = [13 + pads[0] + pads[2] - kernel, 10 + pads[1] + pads[3] - kernel]
+    ends = [
+        size + pads[i] - (spare[i] // stride[i] + 1) * stride[i] for i, size in ((0, 13), (1, 10))
+    ]
+    assert ("ConvTranspose" in after) == (min(ends) < 0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0.0, 6.0), (-1.0, 1.0), (0.0, None), (None, 0.0), (-3.0, -2.0), (0.0, 3e6)],
+    ids=str,
+)
+def test_clip_at_its_kinks(tmp_path: Path, low: float | None, high: float | None) -> None:
+    bounds = {"low": low, "high": high}
+    constants = {
+        name: np.array(value, np.float32) for name, value in bounds.items() if value is not None
+    }
+    inputs = ["image", *(name if name in constants else "" for name in bounds)]
+    node = helper.make_node("Clip", inputs, ["features"])
+    path = _classifier(tmp_path / "net.onnx", [node], **constants)
+    edges = [value for value in (low, high, 0.0) if value is not None]
+    values = np.array([f(v) for v in edges for f in (_same, _next_up, _next_down)], np.float32)
+    values = values[np.abs(values) >= 1e-30] if 0.0 not in (low, high) else values
+    values = np.where(np.abs(values) < 1e-30, 0.0, values)
+    image = np.resize(np.concatenate([values, [1.5, -2.5, 7.0]]).astype(np.float32), (1, 3, 13, 10))
+    expected, _ = _gradient(path, image, "any")
+    found, after = _gradient(path, image, "cpu")
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(expected)) == 2
+    assert ("HardSigmoid" in after) == (high != 3e6)
+
+
+def _same(value: float) -> np.float32:
+    return np.float32(value)
+
+
+def _next_up(value: float) -> np.float32:
+    return np.nextafter(np.float32(value), np.float32(np.inf))
+
+
+def _next_down(value: float) -> np.float32:
+    return np.nextafter(np.float32(value), np.float32(-np.inf))
+
+
+def test_relu_at_zero(tmp_path: Path) -> None:
+    path = _classifier(tmp_path / "net.onnx", [helper.make_node("Relu", ["image"], ["features"])])
+    image = np.resize(np.array([0.0, -0.0, 1e-20, -1e-20, 1.0], np.float32), (1, 3, 13, 10))
+    expected, _ = _gradient(path, image, "any")
+    found, after = _gradient(path, image, "cpu")
+    np.testing.assert_array_equal(found, expected)
+    assert "HardSigmoid" in after
+    assert "Greater" not in after
+
+
+def test_the_embedded_classifier(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).standard_normal((2, 3, 224, 224), dtype=np.float32)
+    results = {}
+    for form in ("any", "cpu"):
+        path = tmp_path / f"{form}.onnx"
+        export_saliency(models.default_classifier(), path, optimize_for=form)
+        run = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        feed = {run.get_inputs()[0].name: image}
+        results[form] = run.run(["score", "gradient"], feed)
+    for expected, found in zip(results["any"], results["cpu"], strict=True):
+        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_an_unknown_target_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="optimize_for can be any, cpu, not 'gpu'"):
+        export_saliency(models.default_classifier(), tmp_path / "f.onnx", optimize_for="gpu")
