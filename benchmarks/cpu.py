@@ -1,11 +1,12 @@
 """Times the input gradient on a CPU: ONNX Runtime on our files beside PyTorch, in one run.
 
-    python benchmarks/cpu.py [--timm resnet50 ...] [--batch 1 8] [--rounds 20]
+    python benchmarks/cpu.py [--timm resnet50 ... | --all] [--batch 1 8] [--rounds 20] [--compile]
 
 Needs the extra `dev` and, for the embedded classifier's PyTorch twin, the packages named in
-models/convert.py. A round runs every case once, one after the other, so that a busy moment of the
-machine hits all alike; the medians' ratios carry over to other machines, milliseconds do not.
-Prints a table and writes benchmarks/results/*.json.
+models/convert.py; --compile, which adds torch.compile, a C++ compiler. A round runs every case
+once, one after the other, so that a busy moment of the machine hits all alike; the medians' ratios
+carry over to other machines, milliseconds do not. Prints a table and writes
+benchmarks/results/*.json, after every network.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,24 @@ RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("deepinside", "numpy", "onnx", "onnxruntime", "onnxscript", "timm", "torch")
 WARM_UP_ROUNDS = 3
 BASELINE = "onnxruntime: forward"
+OURS = "onnxruntime: our file"
+TORCH = "pytorch: forward + input gradient"
+COMPILED = "torch.compile: forward + input gradient"
+TIMM = (
+    "mobilenetv2_100",
+    "mobilenetv3_large_100",
+    "efficientnet_b0",
+    "resnet18",
+    "resnet50",
+    "vgg16",
+    "densenet121",
+    "inception_v3",
+    "convnext_tiny",
+    "regnety_002",
+    "vit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "mixer_b16_224",
+)
 
 Case = Callable[[], Any]
 
@@ -45,7 +65,8 @@ class Network:
         name: as printed.
         module: the PyTorch network in inference mode, its parameters frozen.
         classifier: its ONNX file.
-        saliency: the file exported from that.
+        saliency: the file exported from that, in the forms for CPUs.
+        portable: the same in the forms for all runtimes.
         image_size: height and width of the input.
     """
 
@@ -53,18 +74,26 @@ class Network:
     module: Any
     classifier: Path
     saliency: Path
+    portable: Path
     image_size: int
+    export_seconds: float
 
 
 def embedded(folder: Path) -> Network:
     """The embedded EfficientNet-Lite0; PyTorch runs the network its weights were taken from."""
     from deepinside.models import convert
 
-    saliency = folder / "embedded.saliency.onnx"
-    export_saliency(models.default_classifier(), saliency)
     module = convert.load_network().requires_grad_(False)
     name = "efficientnet-lite0 (embedded)"
-    return Network(name, module, models.default_classifier(), saliency, convert.IMAGE_SIZE)
+    return exported(name, module, models.default_classifier(), convert.IMAGE_SIZE, folder)
+
+
+def exported(name: str, module: Any, classifier: Path, size: int, folder: Path) -> Network:
+    """The network with its saliency files."""
+    files = {form: folder / f"{classifier.stem}.{form}.onnx" for form in ("cpu", "any")}
+    for form, path in files.items():
+        report = export_saliency(classifier, path, optimize_for=form)
+    return Network(name, module, classifier, files["cpu"], files["any"], size, report.seconds)
 
 
 def from_timm(name: str, folder: Path) -> Network:
@@ -74,7 +103,7 @@ def from_timm(name: str, folder: Path) -> Network:
 
     module = timm.create_model(name, pretrained=False).eval().requires_grad_(False)
     size = timm.data.resolve_model_data_config(module)["input_size"][-1]
-    classifier, saliency = folder / f"{name}.onnx", folder / f"{name}.saliency.onnx"
+    classifier = folder / f"{name}.onnx"
     torch.onnx.export(
         module,
         (torch.randn(2, 3, size, size),),
@@ -86,13 +115,14 @@ def from_timm(name: str, folder: Path) -> Network:
         external_data=False,
         verbose=False,
     )
-    export_saliency(classifier, saliency)
-    return Network(f"timm {name} (random weights)", module, classifier, saliency, size)
+    return exported(f"timm {name} (random weights)", module, classifier, size, folder)
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Opens a file with a pool that sleeps while others compute."""
+def open_session(path: Path, threads: int, batch: int | None) -> onnxruntime.InferenceSession:
+    """Opens a file with a pool that sleeps while others compute; None: for batches of any size."""
     options = onnxruntime.SessionOptions()
+    if batch is not None:
+        options.add_free_dimension_override_by_name("N", batch)  # as the engine does in long jobs
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -108,7 +138,9 @@ def torch_gradient(module: Any, image: Any) -> tuple[Any, Any]:
     return logits.detach(), image.grad
 
 
-def cases(network: Network, batch: int, threads: int) -> tuple[dict[str, Case], dict[str, float]]:
+def cases(
+    network: Network, batch: int, threads: int, compiled: bool
+) -> tuple[dict[str, Case], dict[str, float]]:
     """Builds the cases to time, and how far ours and PyTorch's results are apart."""
     import torch
 
@@ -116,8 +148,10 @@ def cases(network: Network, batch: int, threads: int) -> tuple[dict[str, Case], 
     shape = (batch, 3, network.image_size, network.image_size)
     image = random.standard_normal(shape, dtype=np.float32)
     tensor, leaf = torch.from_numpy(image), torch.from_numpy(image.copy())
-    forward = open_session(network.classifier, threads)
-    saliency = open_session(network.saliency, threads)
+    forward = open_session(network.classifier, threads, batch)
+    saliency = open_session(network.saliency, threads, batch)
+    any_batch = open_session(network.saliency, threads, None)
+    portable = open_session(network.portable, threads, None)
     feed = {forward.get_inputs()[0].name: image}
 
     def torch_forward() -> Any:
@@ -126,11 +160,16 @@ def cases(network: Network, batch: int, threads: int) -> tuple[dict[str, Case], 
 
     timed: dict[str, Case] = {
         BASELINE: lambda: forward.run(None, feed),
-        "onnxruntime: our file, all outputs": lambda: saliency.run(None, feed),
-        "onnxruntime: our file, saliency only": lambda: saliency.run(["saliency"], feed),
+        OURS: lambda: saliency.run(None, feed),
+        f"{OURS}, any batch": lambda: any_batch.run(None, feed),
+        f"{OURS}, any batch, any runtime": lambda: portable.run(None, feed),
         "pytorch: forward": torch_forward,
-        "pytorch: forward + input gradient": lambda: torch_gradient(network.module, leaf),
+        TORCH: lambda: torch_gradient(network.module, leaf),
     }
+    if compiled:
+        quick = torch.compile(network.module)
+        torch_gradient(quick, leaf)
+        timed[COMPILED] = lambda: torch_gradient(quick, leaf)
     ours = np.asarray(saliency.run(["gradient"], feed)[0], np.float64)
     theirs = np.asarray(torch_gradient(network.module, leaf)[1].numpy(), np.float64)
     return timed, {
@@ -156,9 +195,18 @@ def time_rounds(timed: dict[str, Case], rounds: int) -> dict[str, list[float]]:
     return milliseconds
 
 
-def measure(network: Network, batch: int, rounds: int, threads: int) -> dict[str, Any]:
+def open_seconds(path: Path, threads: int, batch: int) -> float:
+    """Seconds until a file is ready to run."""
+    started = time.perf_counter()
+    open_session(path, threads, batch)
+    return round(time.perf_counter() - started, 3)
+
+
+def measure(
+    network: Network, batch: int, rounds: int, threads: int, compiled: bool
+) -> dict[str, Any]:
     """Measures one network at one batch size."""
-    timed, agreement = cases(network, batch, threads)
+    timed, agreement = cases(network, batch, threads, compiled)
     results = {}
     milliseconds = time_rounds(timed, rounds)
     baseline = statistics.median(milliseconds[BASELINE])
@@ -174,6 +222,11 @@ def measure(network: Network, batch: int, rounds: int, threads: int) -> dict[str
         "batch": batch,
         "classifier_bytes": network.classifier.stat().st_size,
         "saliency_bytes": network.saliency.stat().st_size,
+        "export_seconds": round(network.export_seconds, 2),
+        "open_seconds": {
+            "classifier": open_seconds(network.classifier, threads, batch),
+            "saliency": open_seconds(network.saliency, threads, batch),
+        },
         "agreement": agreement,
         "cases": results,
     }
@@ -244,10 +297,13 @@ def make_timm_importable() -> Any:
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--timm", nargs="+", default=[], metavar="NAME")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--timm", nargs="+", default=[], metavar="NAME")
+    chosen.add_argument("--all", action="store_true", help="the networks of docs/performance.md")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="torch.compile too")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     # Read when PyTorch's OpenMP library is loaded, below. Waiting threads that spin would take
@@ -257,17 +313,11 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(arguments.threads)
-    kept = make_timm_importable() if arguments.timm else None
+    names = TIMM if arguments.all else arguments.timm
+    kept = make_timm_importable() if names else None
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    measurements = []
-    with tempfile.TemporaryDirectory() as folder:
-        networks = [embedded(Path(folder))]
-        networks += [from_timm(name, Path(folder)) for name in arguments.timm]
-        for network in networks:
-            for batch in arguments.batch:
-                measurements.append(measure(network, batch, arguments.rounds, arguments.threads))
-                sys.stdout.write(table(measurements[-1:]) + "\n")
-    del kept
+    output = arguments.output or RESULTS / f"cpu-{date}.json"
+    measurements: list[dict[str, Any]] = []
     report = {
         "date": date,
         "machine": machine(),
@@ -281,9 +331,19 @@ def main() -> None:
         },
         "measurements": measurements,
     }
-    output = arguments.output or RESULTS / f"cpu-{date}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for build in (embedded, *(partial(from_timm, name) for name in names)):
+        with tempfile.TemporaryDirectory() as folder:
+            network = build(Path(folder))
+            for batch in arguments.batch:
+                measurements.append(
+                    measure(network, batch, arguments.rounds, arguments.threads, arguments.compile)
+                )
+                sys.stdout.write(table(measurements[-1:]) + "\n")
+                sys.stdout.flush()
+                output.parent.mkdir(parents=True, exist_ok=True)
+                output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            torch.compiler.reset()
+    del kept
     sys.stdout.write(f"\n{output}\n")
 
 
