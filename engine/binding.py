@@ -40,8 +40,6 @@ class PingPong:
             RunError: the device's memory does not hold the buffers.
         """
         self._session = session
-        session.fix_batch(len(image))
-        self._raw = session.raw  # the session's may change with the batch size
         self._state = 0
         values = load_runtime().OrtValue
         place = (session.device.kind, session.device.index)
@@ -58,7 +56,7 @@ class PingPong:
             raise session.translate(error) from error
 
     def _bind(self, names: Mapping[str, str], source: int) -> Any:
-        binding = self._raw.io_binding()
+        binding = self._session.raw.io_binding()
         for name, value in self._constants.items():
             binding.bind_ortvalue_input(name, value)
         binding.bind_ortvalue_input(names["image"], self._buffers[source])
@@ -73,7 +71,7 @@ class PingPong:
             RunError: ONNX Runtime failed.
         """
         try:
-            self._raw.run_with_iobinding(self._bindings[self._state])
+            self._session.raw.run_with_iobinding(self._bindings[self._state])
         except runtime_errors() as error:
             raise self._session.translate(error) from error
         self._state = 1 - self._state

@@ -74,9 +74,8 @@ class GradientPass:
                 "again with these outputs."
             )
         indices = np.asarray(targets, dtype=np.int64)
-        size = self.spec.batch or self.session.batch_for(count)
-        if size > count:
-            missing = size - count
+        if self.spec.batch is not None:
+            missing = self.spec.batch - count
             batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
             indices = np.concatenate([indices, np.repeat(indices[-1:], missing)])
         feeds = {names["image"]: batch}

@@ -1,7 +1,7 @@
 """Opens an exported file on a device, and never lets it fall back to another one silently."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,6 @@ _DTYPES: dict[str, type[np.generic]] = {
     "tensor(double)": np.float64,
     "tensor(int64)": np.int64,
 }
-# A batch size is worth a session of its own once it has come so often.
-_OFTEN = 3
 _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "bad allocation")
 
 
@@ -107,58 +105,15 @@ class Session:
         raw: the `onnxruntime.InferenceSession`.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        device: Device,
-        raw: Any,
-        reopen: Callable[[Mapping[str, int]], Any] | None = None,
-    ) -> None:
-        """Hold an open file.
-
-        Args:
-            path: of the file.
-            device: that it runs on.
-            raw: the `onnxruntime.InferenceSession`.
-            reopen: another one, in which dimensions of these names have these sizes.
-        """
+    def __init__(self, path: Path, device: Device, raw: Any) -> None:
         self.path = path
         self.device = device
         self.raw = raw
-        self._reopen = reopen
-        self._fixed: int | None = None
-        self._seen = (0, 0)  # the last batch size, and how often it came in a row
         self.providers: tuple[str, ...] = tuple(raw.get_providers())
         self.off_device = _nodes_off_device(raw) if device.kind == "cuda" else ()
         optional = raw.get_overridable_initializers()
         self.inputs = {item.name: _tensor_info(item) for item in (*raw.get_inputs(), *optional)}
         self.outputs = {item.name: _tensor_info(item) for item in raw.get_outputs()}
-
-    def batch_for(self, count: int) -> int:
-        """The batch size at which to run `count` pictures: a batch that is smaller is to be filled.
-
-        On a CPU, a size that comes again and again gets a session in which it is a constant:
-        ONNX Runtime then keeps its blocked layout through the gradient (docs/performance.md).
-        """
-        if self._fixed is not None and count <= self._fixed:
-            return self._fixed
-        times = self._seen[1] + 1 if count == self._seen[0] else 1
-        self._seen = (count, times)
-        if self._fixed is not None or times == _OFTEN:
-            self.fix_batch(count)
-        return count
-
-    def fix_batch(self, count: int | None) -> None:
-        """Run batches of one size faster from now on, where the device gains by it; None: of any.
-
-        Raises:
-            ModelFileError: the file is no longer what it was.
-        """
-        name = next(iter(self.inputs.values())).shape[:1]
-        if self._reopen is None or self._fixed == count or not name or not isinstance(name[0], str):
-            return
-        self.raw = self._reopen({} if count is None else {name[0]: count})
-        self._fixed = count
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Run once, from host arrays to host arrays.
@@ -171,8 +126,6 @@ class Session:
             OutOfMemoryError: the batch does not fit into memory.
             RunError: ONNX Runtime failed otherwise.
         """
-        if self._fixed not in (None, len(feeds[next(iter(self.inputs))])):
-            self.fix_batch(None)
         try:
             return list(self.raw.run(list(outputs), dict(feeds)))
         except runtime_errors() as error:
@@ -233,21 +186,9 @@ def _open_best(path: Path, settings: SessionSettings) -> Session:
 
 
 def _open_on(path: Path, device: Device, settings: SessionSettings) -> Session:
-    raw = _open_raw(path, device, settings, {})
-    if device.kind != "cpu" or not settings.optimize:
-        return Session(path, device, raw)
-    return Session(path, device, raw, lambda sizes: _open_raw(path, device, settings, sizes))
-
-
-def _open_raw(
-    path: Path, device: Device, settings: SessionSettings, sizes: Mapping[str, int]
-) -> Any:
-    """An `onnxruntime.InferenceSession` in which dimensions of these names have these sizes."""
     runtime = load_runtime()
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # its warnings concern the optimiser, not the user
-    for name, size in sizes.items():
-        options.add_free_dimension_override_by_name(name, size)
     if settings.threads is not None:
         options.intra_op_num_threads = settings.threads
     if not settings.spinning:
@@ -283,7 +224,7 @@ def _open_raw(
     wanted = CUDA if device.kind == "cuda" else CPU
     if wanted not in raw.get_providers():
         raise load_failure(device)
-    return raw
+    return Session(path, device, raw)
 
 
 def _nodes_off_device(raw: Any) -> tuple[PlacedNode, ...] | None:

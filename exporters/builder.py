@@ -55,6 +55,12 @@ class Builder:
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._lengths: dict[tuple[ir.Value, int], ir.Value] = {}
         self._root = graph  # holds the constants, which inner graphs see
+        self._sizes = {  # the names of dynamic sizes, the batch's above all
+            dim: size.value
+            for value in graph.inputs
+            for dim, size in zip(shapes.known(value) or (), value.shape or (), strict=False)
+            if isinstance(size, ir.SymbolicDim) and size.value
+        }
 
     def nested(self, graph: ir.Graph) -> "Builder":
         """A builder for a graph inside a node; it shares names, shapes and constants."""
@@ -100,6 +106,33 @@ class Builder:
                 self.shapes.record(node.outputs[0], broadcast(*known))  # type: ignore[arg-type]
         self.graph.append(node)
         return tuple(node.outputs)
+
+    def tell_shape(self, value: ir.Value, shape: Shape) -> None:
+        """Note the shape of an emitted value, in the file too.
+
+        A runtime that has lost a batch's name does not know that two batches are the same, and ONNX
+        Runtime then leaves its blocked layout. Resize loses it.
+        """
+        self.shapes.record(value, shape)
+        sizes = [static(dim) for dim in shape]
+        names = [self._sizes.get(dim) for dim in shape]
+        value.shape = ir.Shape([n if s is None else s for s, n in zip(sizes, names, strict=True)])
+
+    def repeat(self, x: ir.Value, scales: Sequence[int]) -> ir.Value:
+        """X `(N, C, *S)` with each value repeated along the axes of S, side by side."""
+        factors = np.array([1.0, 1.0, *scales], dtype=np.float32)
+        result = self.Resize(
+            x,
+            None,
+            self.constant(factors, ir.DataType.FLOAT),
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+        if (shape := self.shapes.known(x)) is not None:
+            sizes = zip(shape, (1, 1, *scales), strict=True)
+            self.tell_shape(result, tuple(tuple(n * by for n in dim) for dim, by in sizes))
+        return result
 
     def adopt(self, node: ir.Node) -> None:
         """Append a copy of a node of the classifier, with names of its own and known shapes."""

@@ -210,19 +210,3 @@ def test_a_flat_file_with_a_broken_picture_is_refused(tmp_path: Path, text: str)
     recipe = Recipe(layout="flat", record=None, overrides={"picture": text})
     with pytest.raises(ModelFileError, match=r"deepinside\.picture of"):
         Engine(write(tmp_path / "flat.onnx", recipe), "cpu")
-
-
-def test_a_batch_size_that_comes_again_gets_a_session_of_its_own(tmp_path: Path) -> None:
-    recipe = Recipe()
-    engine = Engine(write(tmp_path / "file.onnx", recipe), "cpu")
-    before = engine.session.raw
-    x = pictures(11, recipe)
-    maps = engine.saliency(x, batch_size=3)  # 3, 3, 3 and 2, which is filled to 3
-    assert engine.session.raw is not before
-    assert engine.session.raw.get_inputs()[0].shape[0] == 3
-    again = engine.saliency(x, batch_size=4)  # larger ones than the fixed size
-    alone = Engine(tmp_path / "file.onnx", "cpu").saliency(x, batch_size=11)
-    for fixed, other, single in zip(maps, again, alone, strict=True):
-        np.testing.assert_allclose(fixed.saliency, single.saliency, rtol=1e-6)
-        np.testing.assert_allclose(other.saliency, single.saliency, rtol=1e-6)
-    assert engine.check(list(x[:2])).passed

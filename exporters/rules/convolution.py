@@ -187,15 +187,6 @@ def _spread(
     ONNX Runtime's ConvTranspose takes a CPU several times as long. dY is repeated, and all but the
     first of each copy multiplied by 0.
     """
-    scales = np.array([1.0, 1.0, *(float(w.stride) for w in spatial)], dtype=np.float32)
-    repeated = op.Resize(
-        g,
-        None,
-        op.constant(scales, ir.DataType.FLOAT),
-        mode="nearest",
-        coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
-    )
     comb = np.zeros((1, 1, *(number(w.count) * w.stride for w in spatial)))
     comb[np.ix_([0], [0], *(range(0, number(w.count) * w.stride, w.stride) for w in spatial))] = 1.0
     dense = [
@@ -203,7 +194,9 @@ def _spread(
         replace(w, stride=1, after=w.extent - 1 - _rest(w))
         for w in spatial
     ]
-    return _flipped(op.Mul(repeated, comb), weights, shape, group, dense, op)
+    return _flipped(
+        op.Mul(op.repeat(g, [w.stride for w in spatial]), comb), weights, shape, group, dense, op
+    )
 
 
 def _convolve(

@@ -239,7 +239,7 @@ def _spread(
 ) -> ir.Value:
     """Add each window's share to all its inputs."""
     if all(w.tiles or (w.abuts and not w.is_static) for w in spatial):
-        copies = _copies(share, spatial, op)
+        copies = op.repeat(share, [w.kernel for w in spatial])
         for w in spatial:
             if not w.tiles:
                 ceil = bool(node.attribute("ceil_mode", 0))
@@ -263,19 +263,6 @@ def _spread(
     channels = node.size(node.x, 1)
     ones = op.constant(np.ones((channels, 1, *(w.kernel for w in spatial))), share.dtype)
     return transposed_convolution(share, ones, channels, spatial, op)
-
-
-def _copies(share: ir.Value, spatial: list[Window], op: Builder) -> ir.Value:
-    """Each value as often as its window is long, side by side."""
-    scales = np.array([1.0, 1.0, *(float(w.kernel) for w in spatial)], dtype=np.float32)
-    return op.Resize(
-        share,
-        None,
-        op.constant(scales, ir.DataType.FLOAT),
-        mode="nearest",
-        coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
-    )
 
 
 def _lowest(value: ir.Value) -> float:
