@@ -118,11 +118,9 @@ def from_timm(name: str, folder: Path) -> Network:
     return exported(f"timm {name} (random weights)", module, classifier, size, folder)
 
 
-def open_session(path: Path, threads: int, batch: int | None) -> onnxruntime.InferenceSession:
-    """Opens a file with a pool that sleeps while others compute; None: for batches of any size."""
+def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Opens a file with a pool that sleeps while others compute."""
     options = onnxruntime.SessionOptions()
-    if batch is not None:
-        options.add_free_dimension_override_by_name("N", batch)  # as the engine does in long jobs
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -148,10 +146,9 @@ def cases(
     shape = (batch, 3, network.image_size, network.image_size)
     image = random.standard_normal(shape, dtype=np.float32)
     tensor, leaf = torch.from_numpy(image), torch.from_numpy(image.copy())
-    forward = open_session(network.classifier, threads, batch)
-    saliency = open_session(network.saliency, threads, batch)
-    any_batch = open_session(network.saliency, threads, None)
-    portable = open_session(network.portable, threads, None)
+    forward = open_session(network.classifier, threads)
+    saliency = open_session(network.saliency, threads)
+    portable = open_session(network.portable, threads)
     feed = {forward.get_inputs()[0].name: image}
 
     def torch_forward() -> Any:
@@ -161,8 +158,7 @@ def cases(
     timed: dict[str, Case] = {
         BASELINE: lambda: forward.run(None, feed),
         OURS: lambda: saliency.run(None, feed),
-        f"{OURS}, any batch": lambda: any_batch.run(None, feed),
-        f"{OURS}, any batch, any runtime": lambda: portable.run(None, feed),
+        f"{OURS}, not for CPUs": lambda: portable.run(None, feed),
         "pytorch: forward": torch_forward,
         TORCH: lambda: torch_gradient(network.module, leaf),
     }
@@ -195,10 +191,10 @@ def time_rounds(timed: dict[str, Case], rounds: int) -> dict[str, list[float]]:
     return milliseconds
 
 
-def open_seconds(path: Path, threads: int, batch: int) -> float:
+def open_seconds(path: Path, threads: int) -> float:
     """Seconds until a file is ready to run."""
     started = time.perf_counter()
-    open_session(path, threads, batch)
+    open_session(path, threads)
     return round(time.perf_counter() - started, 3)
 
 
@@ -224,8 +220,8 @@ def measure(
         "saliency_bytes": network.saliency.stat().st_size,
         "export_seconds": round(network.export_seconds, 2),
         "open_seconds": {
-            "classifier": open_seconds(network.classifier, threads, batch),
-            "saliency": open_seconds(network.saliency, threads, batch),
+            "classifier": open_seconds(network.classifier, threads),
+            "saliency": open_seconds(network.saliency, threads),
         },
         "agreement": agreement,
         "cases": results,
