@@ -7,6 +7,7 @@ from types import FrameType
 
 import click
 
+from deepinside.cli.bench import bench
 from deepinside.cli.check import check
 from deepinside.cli.export import export
 from deepinside.cli.inspect import inspect
@@ -40,7 +41,7 @@ def cli(verbose: bool) -> None:
     )
 
 
-for _command in (export, saliency, visualize, inspect, check, providers):
+for _command in (export, saliency, visualize, inspect, check, bench, providers):
     cli.add_command(_command)
 
 

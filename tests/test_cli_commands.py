@@ -19,7 +19,7 @@ from deepinside.cli.main import cli
 from deepinside.engine import load_picture
 
 STEP = Recipe(task="visualization")
-COMMANDS = ("export", "saliency", "visualize", "inspect", "check", "providers")
+COMMANDS = ("export", "saliency", "visualize", "inspect", "check", "bench", "providers")
 
 
 @pytest.fixture
