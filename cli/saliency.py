@@ -1,7 +1,7 @@
 """`deepinside saliency`: maps of pictures."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from deepinside.cli.options import (
 )
 from deepinside.cli.progress import progress_bar, say
 from deepinside.cli.slugs import class_slug, unique_stems
+from deepinside.cli.threads import in_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,22 +132,26 @@ def saliency(
             batch_size=batch_size,
             keep_gradient=False,
             size=size,
+            ahead=1,
         )
+
+        def record_of(item: Input) -> Callable[[], Record]:
+            """What makes the record of a picture, files and all; run by a thread."""
+            if item.name in finished:
+                return lambda: {**finished[item.name], "status": "kept"}
+            result = next(results)
+            if isinstance(result, InputFailure):
+                return lambda: job.failure(item, result.error)
+            return lambda: job.write(item, stems[item.name], result)
+
         counts = dict.fromkeys(("ok", "kept", "failed"), 0)
+        records = in_threads(map(record_of, pictures), ahead=batch_size)
         with progress_bar("Saliency", quiet=quiet) as advance:
-            for number, item in enumerate(pictures, 1):
-                if item.name in finished:
-                    record = {**finished[item.name], "status": "kept"}
-                else:
-                    result = next(results)
-                    if isinstance(result, InputFailure):
-                        say(f"Error: {result.error}")
-                        record = job.failure(item, result.error)
-                    else:
-                        record = job.write(item, stems[item.name], result)
-                        if record["error"]:
-                            say(f"Error: {record['error']}")
+            for number, (item, record) in enumerate(zip(pictures, records, strict=True), 1):
+                if record["status"] != "kept":
                     manifest.add(record)
+                if record["error"]:
+                    say(f"Error: {record['error']}")
                 counts[record["status"]] += 1
                 advance(number, len(pictures), item.path.name)
                 _show(record, output, as_json=as_json)

@@ -134,10 +134,13 @@ class Engine:
         batch_size: int = _BATCH_SIZE,
         keep_gradient: bool = True,
         size: PictureSize | None = None,
+        ahead: int = 0,
     ) -> Iterator[InputMaps | InputFailure]:
         """Like `saliency`, one input at a time: its maps, or why there are none.
 
         Images are read as they are needed, so that `images` may be a generator over any number.
+        `ahead` batches more are read and decoded while one runs: 1 for files, 0 for what comes one
+        by one, such as a camera's pictures.
 
         Raises:
             TargetError: no such class; at once, before the first image is read.
@@ -145,10 +148,12 @@ class Engine:
         """
         self._require("saliency")
         _require_positive("batch_size", batch_size)
+        if ahead < 0:
+            raise SettingError(f"ahead is {ahead}; it must be at least 0.")
         plan = plan_targets(target, self.contract)
         run = GradientPass(self.session, self.spec, keep_gradient)
         chosen = chosen_size(size, self.spec, str(self.session.path))
-        return saliency_batches(run, images, plan, batch_size=batch_size, size=chosen)
+        return saliency_batches(run, images, plan, batch_size=batch_size, size=chosen, ahead=ahead)
 
     def visualize(
         self,

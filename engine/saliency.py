@@ -5,7 +5,10 @@ for, so no pass is spent on scores alone: the first pass explains each picture's
 gives the scores that choose the others.
 """
 
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -28,6 +31,8 @@ from deepinside.engine.session import Session
 from deepinside.engine.targets import TargetPlan
 
 __all__ = ["GradientPass", "saliency_batches"]
+
+_DECODERS = min(4, os.cpu_count() or 1)  # threads; Pillow lets others run while it decodes
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,20 +134,21 @@ def saliency_batches(
     *,
     batch_size: int,
     size: tuple[int, int] | Literal["original"] | None = None,
+    ahead: int = 0,
 ) -> Iterator[InputMaps | InputFailure]:
-    """The maps of each input, in order; at most `batch_size` inputs are held at a time.
+    """The maps of each input, in order; `1 + ahead` batches of inputs are held at a time.
 
-    A bad input gives an `InputFailure` and the others go on. Inputs of one size run together.
+    Threads decode; while a batch runs, those that are read ahead. A bad input gives an
+    `InputFailure` and the others go on. Inputs of one size run together.
     """
     if run.spec.batch is not None:
         batch_size = run.spec.batch
-    numbered = enumerate(iterate_images(images, run.spec))
-    while chunk := list(islice(numbered, batch_size)):
+    for chunk in _prepared(images, run.spec, batch_size, size, ahead):
         prepared: dict[int, Prepared] = {}
         failures: dict[int, InputFailure] = {}
-        for position, image in chunk:
+        for position, future in chunk:
             try:
-                prepared[position] = prepare(image, position, run.spec, size)
+                prepared[position] = future.result()
             except ImageError as error:
                 failures[position] = InputFailure(error.source, position, error)
         done: dict[int, InputMaps | InputFailure] = {**failures}
@@ -155,6 +161,31 @@ def saliency_batches(
                 done |= _unsuitable(group, error)
         for position, _ in chunk:
             yield done[position]
+
+
+def _prepared(
+    images: ImageLike | Iterable[ImageLike],
+    spec: InputSpec,
+    batch_size: int,
+    size: tuple[int, int] | Literal["original"] | None,
+    ahead: int,
+) -> Iterator[list[tuple[int, Future[Prepared]]]]:
+    """Batches of inputs that are being prepared, `ahead` of them begun before they are needed."""
+    numbered = enumerate(iterate_images(images, spec))
+    with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
+
+        def begin() -> list[tuple[int, Future[Prepared]]]:
+            return [
+                (position, pool.submit(prepare, image, position, spec, size))
+                for position, image in islice(numbered, batch_size)
+            ]
+
+        begun = deque(begin() for _ in range(ahead))
+        while True:
+            begun.append(begin())
+            if not (current := begun.popleft()):
+                return
+            yield current
 
 
 def _by_shape(prepared: dict[int, Prepared]) -> list[dict[int, Prepared]]:

@@ -1,10 +1,13 @@
 """Saliency against closed forms."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from engine_fixtures import Recipe, pictures, write
+from numpy.typing import NDArray
 
 from deepinside.engine import (
     Engine,
@@ -210,3 +213,24 @@ def test_a_flat_file_with_a_broken_picture_is_refused(tmp_path: Path, text: str)
     recipe = Recipe(layout="flat", record=None, overrides={"picture": text})
     with pytest.raises(ModelFileError, match=r"deepinside\.picture of"):
         Engine(write(tmp_path / "flat.onnx", recipe), "cpu")
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+def test_batches_can_be_read_ahead(engine: Engine, ahead: int) -> None:
+    x = pictures(10, Recipe())
+    read: list[int] = []
+
+    def source() -> Iterator[NDArray[Any]]:
+        for number, picture in enumerate(x):
+            read.append(number)
+            yield picture
+
+    results = engine.iter_saliency(source(), batch_size=2, ahead=ahead)
+    first = next(results)
+    assert len(read) == 2 * (1 + ahead)
+    found = [first, *results]
+    expected = engine.saliency(x)
+    assert [item.position for item in found] == list(range(10))
+    for item, single in zip(found, expected, strict=True):
+        assert isinstance(item, InputMaps)
+        np.testing.assert_allclose(item.maps[0].saliency, single.saliency, rtol=1e-6)
