@@ -1,7 +1,8 @@
 """Which classifiers export, and is their gradient right?
 
 Run: `python benchmarks/coverage.py [SOURCE ...] [--only NAME ...]`, with the extra [dev]; the
-sources are the modules of benchmarks/families. `--page` writes docs/coverage.md from the results.
+sources are the modules of benchmarks/families, without `training`, which needs an environment of
+its own. `--page` writes docs/coverage.md from the results.
 Random weights, pictures with different targets; the gradient is compared with the framework's own
 in float64. Each network runs in a process of its own, so that one that dies or hangs is a row of
 the table. Results are kept as they come: a second run goes on where the first stopped, and tries
@@ -143,7 +144,8 @@ def main() -> None:
     """Measure every network that has no result yet."""
     sources = sorted(module.name for module in pkgutil.iter_modules(families.__path__))
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", nargs="*", default=sources, help=f"of {', '.join(sources)}")
+    usual = [source for source in sources if source != "training"]
+    parser.add_argument("source", nargs="*", default=usual, help=f"of {', '.join(sources)}")
     parser.add_argument("--only", nargs="*", help="names instead of all of the source")
     parser.add_argument("--variant", default="", help="only the variants with this in their name")
     parser.add_argument("--output", type=Path, default=_RESULTS, help="folder of the results")

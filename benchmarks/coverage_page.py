@@ -11,13 +11,14 @@ __all__ = ["write"]
 _PAGE = Path(__file__).resolve().parent.parent / "docs" / "coverage.md"
 _PACKAGES = ("onnx", "onnxruntime", "torch", "timm", "keras", "transformers", "jax", "scikit-learn")
 _TITLES = {
-    "timm": "timm: the smallest members of its 98 families (1.0.31), those measured so far",
+    "timm": "timm: the smallest member of each of its 98 families (1.0.31)",
     "keras": "keras.applications",
     "hf": "Hugging Face transformers",
     "jax": "JAX",
     "sklearn": "scikit-learn",
     "deployed": "Old, half-precision, quantised and fused files",
     "sizes": "One file, several picture sizes",
+    "training": "For comparison: onnxruntime-training's gradient of timm's networks, not ours",
 }
 _COLUMNS = (
     "network",
@@ -38,9 +39,8 @@ Random weights (scikit-learn's are trained), pictures with different targets, ON
 provider. *Cosine* is that of the exported gradient with the framework's own in float64; beside it
 stands that of the framework's own float32, since deep networks with kinks differ from themselves in
 this way (only where the cosine is below 0.99999). Errors are shares of the gradient's largest
-element. *Seconds* are the framework's exporter's and ours, or the sum, on a busy machine. A row
-*as the front door exports it* is `export_saliency(module)`: PyTorch's exporter, or its TorchScript
-exporter where that fails. Rows of several picture sizes show the worst size.
+element. *Seconds* are the framework's exporter's and ours, or the sum, on a busy machine. Rows of
+several picture sizes show the worst size.
 
 {summary}
 """

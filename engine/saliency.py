@@ -5,6 +5,7 @@ for, so no pass is spent on scores alone: the first pass explains each picture's
 gives the scores that choose the others.
 """
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,8 @@ from deepinside.engine.targets import TargetPlan
 
 __all__ = ["GradientPass", "saliency_batches"]
 
+_log = logging.getLogger(__name__)
+
 _DECODERS = min(4, os.cpu_count() or 1)  # threads; Pillow lets others run while it decodes
 
 
@@ -54,6 +57,8 @@ class GradientPass:
     ) -> list[tuple[SaliencyMap | DivergenceError, NDArray[Any]]]:
         """One map, or why there is none, and all classes' scores `(K,)`, per image.
 
+        A batch that the device's memory does not hold is run in halves.
+
         Args:
             images: at most a fixed batch size of the file.
             targets: class index per image; -1 for its best class.
@@ -61,7 +66,14 @@ class GradientPass:
         Raises:
             RunError: ONNX Runtime failed.
         """
-        parts = self._run(np.stack([image.array for image in images]), targets)
+        try:
+            parts = self._run(np.stack([image.array for image in images]), targets)
+        except OutOfMemoryError as error:
+            if len(images) == 1 or self.spec.batch is not None:
+                raise
+            half = len(images) // 2
+            _log.warning("%s Going on with batches of %d.", error, half)
+            return self(images[:half], targets[:half]) + self(images[half:], targets[half:])
         scores = np.asarray(parts["class_scores"], dtype=np.float64).reshape(len(images), -1)
         return [
             (self._map(image, n, targets[n], parts, scores[n]), scores[n])

@@ -14,6 +14,7 @@ from deepinside.engine import (
     InputFailure,
     InputMaps,
     ModelFileError,
+    OutOfMemoryError,
     TargetError,
     TaskError,
 )
@@ -234,3 +235,38 @@ def test_batches_can_be_read_ahead(engine: Engine, ahead: int) -> None:
     for item, single in zip(found, expected, strict=True):
         assert isinstance(item, InputMaps)
         np.testing.assert_allclose(item.maps[0].saliency, single.saliency, rtol=1e-6)
+
+
+class SmallMemory:
+    """ONNX Runtime's session on a device that holds so many images."""
+
+    def __init__(self, raw: Any, most: int) -> None:
+        self.raw, self.most, self.sizes = raw, most, list[int]()
+
+    def run(self, outputs: list[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        count = len(next(iter(feeds.values())))
+        self.sizes.append(count)
+        if count > self.most:
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 12345")
+        return list(self.raw.run(outputs, feeds))
+
+
+def test_a_batch_too_large_for_the_memory_is_halved(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = pictures(7, Recipe())
+    expected = engine.saliency(x)
+    small = SmallMemory(engine.session.raw, most=2)
+    engine.session.raw = small
+    found = engine.saliency(x, batch_size=7)
+    assert small.sizes == [7, 3, 1, 2, 4, 2, 2]
+    assert "Going on with batches of 3" in caplog.text
+    for one, other in zip(found, expected, strict=True):
+        assert one.source == other.source
+        np.testing.assert_allclose(one.saliency, other.saliency, rtol=1e-6)
+
+
+def test_one_image_too_large_for_the_memory(engine: Engine) -> None:
+    engine.session.raw = SmallMemory(engine.session.raw, most=0)
+    with pytest.raises(OutOfMemoryError, match="smaller batch size"):
+        engine.saliency(pictures(3, Recipe()))
