@@ -1,4 +1,4 @@
-"""Writes the table of docs/performance.md: `python benchmarks/cpu_page.py results/cpu-DATE.json`."""
+"""Writes the table of docs/performance.md: `python benchmarks/cpu_page.py RESULTS.json`."""
 
 import json
 import statistics
