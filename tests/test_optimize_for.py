@@ -124,3 +124,24 @@ def test_the_embedded_classifier(tmp_path: Path) -> None:
 def test_an_unknown_target_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="optimize_for can be any, cpu, not 'gpu'"):
         export_saliency(models.default_classifier(), tmp_path / "f.onnx", optimize_for="gpu")
+
+
+@pytest.mark.parametrize("form", ["any", "cpu"])
+def test_the_batch_keeps_its_name(tmp_path: Path, form: str) -> None:
+    """Or ONNX Runtime takes the gradient's batches for others, and leaves its blocked layout."""
+    path = tmp_path / "f.onnx"
+    export_saliency(models.default_classifier(), path, optimize_for=form)
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
+    values = [*inferred.graph.value_info, *inferred.graph.output]
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in values}
+    heavy = {"Conv", "ConvTranspose", "HardSigmoid", "Mul", "Resize", "Slice"}
+    found = [
+        (node.name, shapes[node.output[0]][0].dim_param)
+        for node in inferred.graph.node
+        if "/grad/" in node.name
+        and node.op_type in heavy
+        and len(shapes[node.output[0]]) == 4
+        and not (shapes[node.output[0]][0].HasField("dim_value"))  # weights, turned round
+    ]
+    assert len(found) > 60
+    assert [name for name, batch in found if batch != "N"] == []
