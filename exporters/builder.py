@@ -27,6 +27,7 @@ _BOOLEAN = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", 
 _INTEGER = {"Shape", "Size", "ArgMax", "ArgMin"}
 # A slope that turns HardSigmoid into a step: 1 from 2^-100 above the bound on, exact powers of two.
 _STEEP = 2.0**100
+_BLOCK = 16  # channels in a block of ONNX Runtime's blocked layout, at most
 _STEP_BOUND = 2.0**20  # larger bounds times the slope would come near float32's largest number
 _ELEMENTWISE = (
     {"Abs", "Add", "Cast", "Div", "Erf", "Exp", "Identity", "Log", "Max", "Min", "Mul", "Neg"}
@@ -190,6 +191,21 @@ class Builder:
         slope = -_STEEP if below else _STEEP
         # Some runtimes read a beta of 0 as the default.
         return self.HardSigmoid(x, alpha=slope, beta=-slope * bound or -1e-30)
+
+    def blocked(self, x: ir.Value, shape: Shape) -> ir.Value:
+        """X itself, on CPUs through a MaxPool of single values, which does nothing.
+
+        It brings ONNX Runtime back into its blocked layout behind an operator that left it: pooling
+        enters that layout, and Add and Mul stay where both of their inputs are in it.
+        """
+        channels = static(shape[1]) if len(shape) == 4 else None
+        if self.optimize_for != "cpu" or x.dtype != ir.DataType.FLOAT:
+            return x
+        if channels is None or channels % _BLOCK:
+            return x
+        result = self.MaxPool(x, kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4)
+        self.shapes.record(result, shape)
+        return result
 
     def without_zeros(self, x: ir.Value) -> ir.Value:
         """X with 1 in place of 0, to divide by."""

@@ -14,13 +14,14 @@ from deepinside.exporters import ExportError, export_saliency
 
 def _classifier(path: Path, nodes: list[onnx.NodeProto], **weights: np.ndarray) -> Path:
     """`image` (N, 3, H, W) through nodes to `features`, then the mean of each channel."""
+    classes = 16 if "residual" in weights else 3
     nodes = [*nodes, helper.make_node("GlobalAveragePool", ["features"], ["pooled"])]
     nodes += [helper.make_node("Flatten", ["pooled"], ["scores"])]
     graph = helper.make_graph(
         nodes,
         "net",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 13, 10])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", classes])],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
@@ -145,3 +146,27 @@ def test_the_batch_keeps_its_name(tmp_path: Path, form: str) -> None:
     ]
     assert len(found) > 60
     assert [name for name, batch in found if batch != "N"] == []
+
+
+def test_a_residual_block_behind_a_stride(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weights = {
+        "stem": random.standard_normal((16, 3, 3, 3), dtype=np.float32),
+        "down": random.standard_normal((16, 16, 3, 3), dtype=np.float32) / 12,
+        "residual": random.standard_normal((16, 16, 3, 3), dtype=np.float32) / 12,
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "stem"], ["a"], pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "down"], ["c"], pads=[1] * 4, strides=[2, 2]),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Conv", ["d", "residual"], ["e"], pads=[1] * 4),
+        helper.make_node("Add", ["d", "e"], ["f"]),
+        helper.make_node("Relu", ["f"], ["features"]),
+    ]
+    path = _classifier(tmp_path / "net.onnx", nodes, **weights)
+    image = random.standard_normal((2, 3, 13, 10), dtype=np.float32)
+    expected, before = _gradient(path, image, "any")
+    found, after = _gradient(path, image, "cpu")
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert (before.count("MaxPool"), after.count("MaxPool")) == (0, 2)

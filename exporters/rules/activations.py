@@ -26,6 +26,8 @@ def relu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     if node.relu == "deconvnet":
         return op.Max(g, 0.0)
     passed = op.Mul(g, op.positive(node.y))
+    if op.shapes.known(g) != op.shapes.known(node.y):  # a compact one, behind a global pool
+        passed = op.blocked(passed, node.shape(node.y))
     return passed if node.relu == "gradient" else op.Max(passed, 0.0)
 
 

@@ -47,7 +47,8 @@ def conv(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
             return _flipped(g, weights, shape, group, spatial, op)
         if op.optimize_for == "cpu" and group == channels == shape[0] and _can_spread(spatial):
             return _spread(g, weights, shape, group, spatial, op)
-        return transposed_convolution(g, weights, group, spatial, op)
+        dx = transposed_convolution(g, weights, group, spatial, op)
+        return op.blocked(dx, node.shape(node.x))
 
     return (
         input_gradient,
