@@ -49,15 +49,20 @@ def load(name: str) -> Loaded:
             if not weight.any():  # a head of zeros has no gradient to compare
                 weight.normal_(std=0.02)
     settle_statistics(module, pixels)
+    compared = pixels if size[-1] <= _LARGE else pixels[:1]
     return Loaded(
         variants={
             f"{exporter}, {batch} batch": partial(
-                _export, module, pixels, dynamo=exporter == "dynamo", dynamic=batch == "dynamic"
+                _export,
+                module,
+                pixels if batch == "dynamic" else compared,  # of one, a batch would be fixed
+                dynamo=exporter == "dynamo",
+                dynamic=batch == "dynamic",
             )
             for exporter in ("dynamo", "TorchScript")
             for batch in ("dynamic", "static")
         },
-        pictures=[pixels.numpy() if size[-1] <= _LARGE else pixels[:1].numpy()],
+        pictures=[compared.numpy()],
         reference=autograd(module),
     )
 
