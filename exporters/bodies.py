@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-__all__ = ["all_nodes", "bodies", "captured_by", "captures", "defined_by", "operands"]
+__all__ = ["all_nodes", "bodies", "captured_by", "captures", "defined_by", "operands", "undefined"]
 
 
 def bodies(node: ir.Node) -> list[ir.Graph]:
@@ -50,3 +50,13 @@ def all_nodes(node: ir.Node) -> Iterator[ir.Node]:
 def defined_by(node: ir.Node) -> list[ir.Value]:
     """The node's outputs and the inputs of the graphs inside it."""
     return [*node.outputs, *(value for body in bodies(node) for value in body.inputs)]
+
+
+def undefined(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Value]]:
+    """Inputs of nodes, at any depth, that nothing defines: the file is broken."""
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        for value in node.inputs:
+            if value is None or value.producer() is not None:
+                continue
+            if not value.is_graph_input() and not value.is_initializer():
+                yield node, value

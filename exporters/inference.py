@@ -98,10 +98,7 @@ class _Walk:
         types = {str(value.name): _type_proto(value) for value in used}
         arrays = {str(value.name): self.small(value) for value in node.inputs if value is not None}
         data = {
-            # Runtimes let Range have vectors of one element, ONNX's own definitions too.
-            name: onnx.numpy_helper.from_array(
-                array.reshape(()) if node.op_type == "Range" and array.size == 1 else array, name
-            )
+            name: onnx.numpy_helper.from_array(array, name)
             for name, array in arrays.items()
             if array is not None
         }

@@ -13,6 +13,7 @@ from onnxscript import optimizer
 from onnxscript.rewriter import RewriteRuleSet
 from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
+from deepinside.exporters.bodies import undefined
 from deepinside.exporters.classical import rewrite_classical
 from deepinside.exporters.defuse import defuse
 from deepinside.exporters.errors import ClassifierError
@@ -31,7 +32,7 @@ def prepare(model: ir.Model) -> ir.Model:
 
     Raises:
         ClassifierError: the model has no default-domain opset, or an old one that can't be
-            lifted to opset 17.
+            lifted to opset 17, or it uses tensors that it does not have.
     """
     name_default_domain(model)
     opset = model.graph.opset_imports.get("", model.opset_imports.get(""))
@@ -41,6 +42,12 @@ def prepare(model: ir.Model) -> ir.Model:
         raise ClassifierError(
             f"the classifier uses opset {opset}, and the installed onnx {onnx.__version__} knows "
             f"opsets up to {onnx.defs.onnx_opset_version()}: upgrade the package onnx."
+        )
+    for node, value in undefined(model.graph):
+        raise ClassifierError(
+            f"the classifier is broken: node {node.name!r} ({node.op_type}) takes a tensor "
+            f"{value.name!r}, which is no weight, no input and no other node's output. Export it "
+            "again, with another version of its framework or another exporter."
         )
     for value in model.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor) and value.const_value.size <= SMALL:
@@ -60,6 +67,7 @@ def prepare(model: ir.Model) -> ir.Model:
     expand_functions(model)
     optimizer.fold_constants_ir(model, input_size_limit=SMALL, output_size_limit=SMALL)
     RewriteRuleSet([fuse_batchnorm_into_conv_rule]).apply_to_model(model)
+    _give_ranges_scalars(model)
     ir.passes.Sequential(
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.NameFixPass(),
@@ -71,3 +79,21 @@ def prepare(model: ir.Model) -> ir.Model:
         passes.TopologicalSortPass(),
     )(model)
     return model
+
+
+def _give_ranges_scalars(model: ir.Model) -> None:
+    """Squeeze what Range is given, unless it is known to be a scalar.
+
+    ONNX rejects vectors of one number where it sees them. Runtimes let them pass until then, and
+    networks have them, ONNX's own definition of AffineGrid too.
+    """
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.op_type != "Range" or node.domain:
+            continue
+        for index, value in enumerate(node.inputs):
+            if value is None or (value.shape is not None and value.shape.rank() == 0):
+                continue
+            squeeze = ir.node("Squeeze", [value])
+            squeeze.outputs[0].dtype = value.dtype
+            node.prepend(squeeze)
+            node.replace_input_with(index, squeeze.outputs[0])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from deepinside.exporters.bodies import undefined
 from deepinside.exporters.errors import ClassifierError
 from deepinside.exporters.frontdoor import OPSET, factory, require
 
@@ -123,11 +124,12 @@ def _export(
                     verbose=False,
                     **names,
                 )
+            model: ir.Model = program.model
+            for node, value in undefined(model.graph):
+                raise ValueError(f"it leaves {value.name!r} of node {node.name!r} undefined")
+            return _named(model, free)
         except failures as error:
             first = error
-        else:
-            model: ir.Model = program.model
-            return _named(model, free)
         _log.info("PyTorch's exporter failed (%s); trying its TorchScript exporter", first)
         path = Path(folder) / "classifier.onnx"
         axes = {"image": {0: "N", **free}, "scores": {0: "N"}}

@@ -363,3 +363,10 @@ def test_a_picture_without_gradient_stays_as_it_is(tmp_path: Path) -> None:
         "l2": np.array(0, np.float16),
     }
     np.testing.assert_array_equal(session(path).run(["next_image"], feed)[0], pixels)
+
+
+def test_a_file_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+    model = classifier()
+    lost = model.graph.initializer.pop().name
+    with pytest.raises(ClassifierError, match=f"broken: .* takes a tensor '{lost}'"):
+        export_saliency(model, tmp_path / "s.onnx")

@@ -71,6 +71,23 @@ def test_the_torchscript_exporter_steps_in(tmp_path: Path, monkeypatch: pytest.M
     _agrees(report.path, tiny(), 16)
 
 
+def test_the_torchscript_exporter_steps_in_for_a_broken_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = torch.onnx.export
+
+    def forgets_a_weight(*arguments: Any, **options: Any) -> Any:
+        program = original(*arguments, **options)
+        if options["dynamo"]:
+            weights = program.model.graph.initializers
+            weights.pop(next(iter(weights)))
+        return program
+
+    monkeypatch.setattr(torch.onnx, "export", forgets_a_weight)
+    report = export_saliency(tiny(), tmp_path / "s.onnx", input_shape=(1, 3, 16, 16))
+    _agrees(report.path, tiny(), 16)
+
+
 class _SameConv(torch.nn.Conv2d):
     """Padding worked out from the picture's size, as TensorFlow's networks have it in PyTorch."""
 

@@ -54,7 +54,6 @@ REFUSED: dict[str, tuple[str, ...]] = {
         *("stft_with_window:*:0", "tensorscatter*:*:0"),
     ),
     "optional values": ("optional_get_element_tensor:optional_input:0",),
-    "splits of shapes, which the definition written out has": ("affine_grid_*_expanded:theta:0",),
 }
 
 # Cases of which no differences can be taken, with the reason; exact too.

@@ -107,7 +107,9 @@ def _export(
             program = torch.onnx.export(
                 module, (pixels,), dynamo=True, dynamic_shapes=shapes, verbose=False, **names
             )
-            return program.model_proto
+            proto = program.model_proto
+            onnx.checker.check_model(proto)  # it has left weights out
+            return proto
         path = Path(folder) / "classifier.onnx"
         axes = {"image": {0: "N"}, "scores": {0: "N"}} if dynamic else None
         torch.onnx.export(module, (pixels,), str(path), dynamo=False, dynamic_axes=axes, **names)

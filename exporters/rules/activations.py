@@ -121,15 +121,16 @@ def clip(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
 def _inside(clip: ForwardNode, op: Builder) -> ir.Value:
     """1 where the output lies between the bounds, else 0."""
     low, high = clip.input(1), clip.input(2)
-    bounds = [None if bound is None else clip.constant(i) for i, bound in ((1, low), (2, high))]
+    bounds = [(bound, i == 1) for i, bound in enumerate((low, high)) if bound is not None]
+    numbers = [(clip.shapes.constant(bound), below) for bound, below in bounds]
     steps = [
-        step
-        for i, bound in enumerate(bounds)
-        if bound is not None
-        and (step := op.step(clip.y, float(bound.reshape(-1)[0]), below=bool(i))) is not None
+        op.step(clip.y, float(number.reshape(-1)[0]), below=below)
+        for number, below in numbers
+        if number is not None
     ]
-    if len(steps) == 2 - [low, high].count(None):
-        return fold(op.Mul, steps)
+    known = [step for step in steps if step is not None]
+    if len(known) == len(bounds):
+        return fold(op.Mul, known)
     inside = []
     if low is not None:
         inside.append(op.Greater(clip.y, low))
