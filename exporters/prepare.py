@@ -94,6 +94,7 @@ def _give_ranges_scalars(model: ir.Model) -> None:
             if value is None or (value.shape is not None and value.shape.rank() == 0):
                 continue
             squeeze = ir.node("Squeeze", [value])
-            squeeze.outputs[0].dtype = value.dtype
+            if value.dtype is not None:
+                squeeze.outputs[0].dtype = value.dtype
             node.prepend(squeeze)
             node.replace_input_with(index, squeeze.outputs[0])
