@@ -192,6 +192,12 @@ class Builder:
         # Some runtimes read a beta of 0 as the default.
         return self.HardSigmoid(x, alpha=slope, beta=-slope * bound or -1e-30)
 
+    def complement(self, x: ir.Value) -> ir.Value:
+        """1 - X, for X from 0 to 1."""
+        if self.optimize_for == "cpu" and x.dtype == ir.DataType.FLOAT:
+            return self.HardSigmoid(x, alpha=-1.0, beta=1.0)  # keeps the blocked layout, as `step`
+        return self.Sub(1.0, x)
+
     def blocked(self, x: ir.Value, shape: Shape) -> ir.Value:
         """X itself, on CPUs through a MaxPool of single values, which does nothing.
 

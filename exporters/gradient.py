@@ -13,7 +13,7 @@ from deepinside.exporters import nondifferentiable
 from deepinside.exporters.bodies import operands
 from deepinside.exporters.builder import Builder, is_compact
 from deepinside.exporters.errors import ClassifierError
-from deepinside.exporters.registry import ForwardNode, ReluMode, Rule, find_rule
+from deepinside.exporters.registry import Elsewhere, ForwardNode, ReluMode, Rule, find_rule
 from deepinside.exporters.shapes import Shape, is_one
 
 __all__ = ["backpropagate", "path_between", "reached_from", "sweep"]
@@ -164,6 +164,8 @@ def _sweep_node(
     entries = (result,) if isinstance(result, ir.Value) else tuple(result)
     for index, value in targets:
         entry = entries[index] if index < len(entries) else None
+        if isinstance(entry, Elsewhere):
+            continue
         cotangent = entry() if callable(entry) else entry
         if cotangent is None:
             raise forward.error(

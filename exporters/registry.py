@@ -6,6 +6,7 @@ the model's opset, so that a changed operator can never be differentiated by an 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from deepinside.exporters.shapes import Dim, Shape, Shapes, static
 
 __all__ = [
     "OPSET_FLOOR",
+    "Elsewhere",
     "ForwardNode",
     "ReluMode",
     "Rule",
@@ -32,9 +34,16 @@ OPSET_FLOOR = 17
 
 ReluMode = Literal["gradient", "deconvnet", "guided"]
 
-# One entry per forward input: the cotangent, a function that emits it when it is asked for, or
-# None where the rule offers no gradient.
-Cotangents = Sequence[ir.Value | Callable[[], ir.Value] | None]
+
+class Elsewhere(Enum):
+    """A cotangent that a rule has added to that of another input already."""
+
+    COUNTED = "counted"
+
+
+# One entry per forward input: the cotangent, a function that emits it when it is asked for,
+# Elsewhere, or None where the rule offers no gradient.
+Cotangents = Sequence[ir.Value | Callable[[], ir.Value] | Elsewhere | None]
 RuleFunction = Callable[[Any, "ForwardNode", Builder], "Cotangents | ir.Value"]
 
 

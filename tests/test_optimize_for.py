@@ -12,7 +12,13 @@ from deepinside import models
 from deepinside.exporters import ExportError, export_saliency
 
 
-def _classifier(path: Path, nodes: list[onnx.NodeProto], **weights: np.ndarray) -> Path:
+def _classifier(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    *,
+    size: tuple[int, int] = (13, 10),
+    **weights: np.ndarray,
+) -> Path:
     """`image` (N, 3, H, W) through nodes to `features`, then the mean of each channel."""
     classes = 16 if "residual" in weights else 3
     nodes = [*nodes, helper.make_node("GlobalAveragePool", ["features"], ["pooled"])]
@@ -20,7 +26,7 @@ def _classifier(path: Path, nodes: list[onnx.NodeProto], **weights: np.ndarray) 
     graph = helper.make_graph(
         nodes,
         "net",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 13, 10])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, *size])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", classes])],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
@@ -60,6 +66,63 @@ def test_strided_depthwise_convolution(
         size + pads[i] - (spare[i] // stride[i] + 1) * stride[i] for i, size in ((0, 13), (1, 10))
     ]
     assert ("ConvTranspose" in after) == (min(ends) < 0)
+
+
+@pytest.mark.parametrize("size", [(12, 10), (13, 10), (12, 11)], ids=str)
+@pytest.mark.parametrize("stride", [[2, 2], [1, 2]], ids=str)
+def test_strided_points(tmp_path: Path, size: tuple[int, int], stride: list[int]) -> None:
+    """1x1 windows, as in the shortcuts of residual networks."""
+    random = np.random.default_rng(0)
+    weights = random.standard_normal((16, 3, 1, 1), dtype=np.float32)
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["y"], strides=stride, kernel_shape=[1, 1]),
+        helper.make_node("Mul", ["y", "y"], ["features"]),
+    ]
+    path = _classifier(tmp_path / "net.onnx", nodes, size=size, w=weights, residual=weights)
+    image = random.standard_normal((2, 3, *size), dtype=np.float32)
+    expected, before = _gradient(path, image, "any")
+    found, after = _gradient(path, image, "cpu")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert "ConvTranspose" in before
+    divides = all(length % by == 0 for length, by in zip(size, stride, strict=True))
+    assert ("ConvTranspose" in after) == (not divides)
+
+
+@pytest.mark.parametrize("inputs", [["x", "s"], ["s", "x"]], ids=str)
+@pytest.mark.parametrize("form", ["any", "cpu"])
+def test_silu(tmp_path: Path, inputs: list[str], form: str) -> None:
+    """Its two parts are added up in four nodes."""
+    nodes = [
+        helper.make_node("Mul", ["image", "image"], ["x"]),
+        helper.make_node("Sigmoid", ["x"], ["s"]),
+        helper.make_node("Mul", inputs, ["features"]),
+    ]
+    path = _classifier(tmp_path / "net.onnx", nodes)
+    image = np.random.default_rng(0).standard_normal((2, 3, 13, 10), dtype=np.float32)
+    found, after = _gradient(path, image, form)
+    x = np.asarray(image, np.float64) ** 2
+    s = 1 / (1 + np.exp(-x))
+    expected = np.zeros_like(x)
+    expected[:, 2] = (2 * image * s * (1 + x * (1 - s)))[:, 2] / 130
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
+    assert after.count("Sigmoid") == 1
+    assert after.count("Sub") == (form == "any")
+    assert after.count("HardSigmoid") == (form == "cpu")
+
+
+def test_a_gate_that_has_another_use(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Sigmoid", ["image"], ["s"]),
+        helper.make_node("Mul", ["image", "s"], ["y"]),
+        helper.make_node("Add", ["y", "s"], ["features"]),
+    ]
+    path = _classifier(tmp_path / "net.onnx", nodes)
+    image = np.random.default_rng(0).standard_normal((2, 3, 13, 10), dtype=np.float32)
+    s = 1 / (1 + np.exp(-np.asarray(image, np.float64)))
+    expected = np.zeros_like(s)
+    expected[:, 2] = (s + image * s * (1 - s) + s * (1 - s))[:, 2] / 130
+    for form in ("any", "cpu"):
+        np.testing.assert_allclose(_gradient(path, image, form)[0], expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def _inside(clip: ForwardNode, op: Builder) -> ir.Value:
 @vjp("Sigmoid", 13, elementwise=True)
 def sigmoid(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """DX = g * Y * (1 - Y)."""
-    return op.Mul(g, op.Mul(node.y, op.Sub(1.0, node.y)))
+    return op.Mul(g, op.Mul(node.y, op.complement(node.y)))
 
 
 @vjp("Tanh", 13, elementwise=True)

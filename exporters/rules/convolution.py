@@ -47,6 +47,10 @@ def conv(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
             return _flipped(g, weights, shape, group, spatial, op)
         if op.optimize_for == "cpu" and group == channels == shape[0] and _can_spread(spatial):
             return _spread(g, weights, shape, group, spatial, op)
+        if op.optimize_for == "cpu" and group == 1 and _takes_points(spatial):
+            points = _flipped(g, weights, shape, group, [replace(w, stride=1) for w in spatial], op)
+            op.shapes.record(points, (*node.shape(node.x)[:2], *node.shape(node.y)[2:]))
+            return op.blocked(_comb(points, spatial, op), node.shape(node.x))
         dx = transposed_convolution(g, weights, group, spatial, op)
         return op.blocked(dx, node.shape(node.x))
 
@@ -170,6 +174,14 @@ def _can_spread(spatial: list[Window]) -> bool:
     )
 
 
+def _takes_points(spatial: list[Window]) -> bool:
+    """1x1 windows, without padding or a rest that no window reaches."""
+    return all(
+        w.is_static and w.extent == 1 and w.after == 0 and number(w.before) == _rest(w) == 0
+        for w in spatial
+    )
+
+
 def _rest(w: Window) -> int:
     """How far the padded input reaches beyond a stride per window: padding of the dense form."""
     return number(w.before) + number(w.size) - number(w.count) * w.stride
@@ -185,19 +197,23 @@ def _spread(
 ) -> ir.Value:
     """Depthwise and strided: dY with zeros in between, then the form of stride 1.
 
-    ONNX Runtime's ConvTranspose takes a CPU several times as long. dY is repeated, and all but the
-    first of each copy multiplied by 0.
+    ONNX Runtime's ConvTranspose takes a CPU several times as long.
     """
-    comb = np.zeros((1, 1, *(number(w.count) * w.stride for w in spatial)))
-    comb[np.ix_([0], [0], *(range(0, number(w.count) * w.stride, w.stride) for w in spatial))] = 1.0
     dense = [
         # `after` such that the result is as long as X
         replace(w, stride=1, after=w.extent - 1 - _rest(w))
         for w in spatial
     ]
-    return _flipped(
-        op.Mul(op.repeat(g, [w.stride for w in spatial]), comb), weights, shape, group, dense, op
-    )
+    return _flipped(_comb(g, spatial, op), weights, shape, group, dense, op)
+
+
+def _comb(x: ir.Value, spatial: list[Window], op: Builder) -> ir.Value:
+    """X with zeros in between: repeated, and all but the first of each copy multiplied by 0."""
+    sizes = [number(w.count) * w.stride for w in spatial]
+    ones = (range(0, size, w.stride) for size, w in zip(sizes, spatial, strict=True))
+    comb = np.zeros((1, 1, *sizes))
+    comb[np.ix_([0], [0], *ones)] = 1.0
+    return op.Mul(op.repeat(x, [w.stride for w in spatial]), comb)
 
 
 def _convolve(

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from deepinside.exporters.builder import Builder
-from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
+from deepinside.exporters.registry import Cotangents, Elsewhere, ForwardNode, vjp
 
 __all__: list[str] = []
 
@@ -29,9 +29,27 @@ def sub(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
 
 @vjp("Mul", 14, elementwise=True)
 def mul(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
-    """DA = g * B, dB = g * A."""
+    """DA = g * B, dB = g * A; for SiLU see `_silu`."""
     a, b = node.inputs
+    if _is_sigmoid_of(b, a):
+        return lambda: _silu(g, node.y, b, op), Elsewhere.COUNTED
+    if _is_sigmoid_of(a, b):
+        return Elsewhere.COUNTED, lambda: _silu(g, node.y, a, op)
     return lambda: op.Mul(g, b), lambda: op.Mul(g, a)
+
+
+def _is_sigmoid_of(s: ir.Value, x: ir.Value) -> bool:
+    producer = s.producer()
+    return (
+        producer is not None
+        and (producer.domain, producer.op_type) == ("", "Sigmoid")
+        and producer.inputs[0] is x
+    )
+
+
+def _silu(g: ir.Value, y: ir.Value, s: ir.Value, op: Builder) -> ir.Value:
+    """DX = g * (s + Y * (1 - s)) for Y = X * s, s = sigmoid(X), both of X's parts at once."""
+    return op.Mul(g, op.Add(op.Mul(y, op.complement(s)), s))
 
 
 @vjp("Div", 14, elementwise=True)
