@@ -1,6 +1,7 @@
 """Times the input gradient on a CPU: ONNX Runtime on our files beside PyTorch, in one run.
 
-    python benchmarks/cpu.py [--timm resnet50 ... | --all] [--batch 1 8] [--rounds 20] [--compile]
+    python benchmarks/cpu.py [--timm resnet50 ... | --all] [--batch 1 16] [--rounds 20] [--compile]
+                             [--onnx-ad] [--training PYTHON]
 
 Needs the extra `dev` and, for the embedded classifier's PyTorch twin, the packages named in
 models/convert.py; --compile, which adds torch.compile, a C++ compiler. A round runs every case
@@ -19,14 +20,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
+import rivals
+from rivals import Case, open_session
 
 from deepinside import models
 from deepinside.exporters import export_saliency
@@ -38,6 +40,8 @@ BASELINE = "onnxruntime: forward"
 OURS = "onnxruntime: our file"
 TORCH = "pytorch: forward + input gradient"
 COMPILED = "torch.compile: forward + input gradient"
+ONNX_AD = "onnxruntime: onnx-ad's adjoint"
+TRAINING = "onnxruntime-training: its own gradient"
 TIMM = (
     "mobilenetv2_100",
     "mobilenetv3_large_100",
@@ -53,8 +57,6 @@ TIMM = (
     "swin_tiny_patch4_window7_224",
     "mixer_b16_224",
 )
-
-Case = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -118,15 +120,6 @@ def from_timm(name: str, folder: Path) -> Network:
     return exported(f"timm {name} (random weights)", module, classifier, size, folder)
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Opens a file with a pool that sleeps while others compute."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
 def torch_gradient(module: Any, image: Any) -> tuple[Any, Any]:
     """PyTorch's logits and the gradient of each image's top-1 logit."""
     image.requires_grad_(True)
@@ -137,9 +130,13 @@ def torch_gradient(module: Any, image: Any) -> tuple[Any, Any]:
 
 
 def cases(
-    network: Network, batch: int, threads: int, compiled: bool
-) -> tuple[dict[str, Case], dict[str, float]]:
-    """Builds the cases to time, and how far ours and PyTorch's results are apart."""
+    network: Network, batch: int, threads: int, options: argparse.Namespace
+) -> tuple[dict[str, Case], dict[str, float], dict[str, str]]:
+    """Builds the cases to time.
+
+    Returns:
+        The cases; how far ours and PyTorch's results are apart; why others can't take part.
+    """
     import torch
 
     random = np.random.default_rng(0)
@@ -162,20 +159,38 @@ def cases(
         "pytorch: forward": torch_forward,
         TORCH: lambda: torch_gradient(network.module, leaf),
     }
-    if compiled:
+    if options.compile:
         quick = torch.compile(network.module)
         torch_gradient(quick, leaf)
         timed[COMPILED] = lambda: torch_gradient(quick, leaf)
+    refused = {}
+    makers: dict[str, Any] = {}
+    if options.onnx_ad:
+        classes = forward.run(None, feed)[0].argmax(axis=1)
+        makers[ONNX_AD] = partial(rivals.onnx_ad, network.classifier, image, classes, threads)
+    if options.training:
+        makers[TRAINING] = partial(
+            rivals.Training, options.training, network.classifier, image, threads
+        )
+    for name, make in makers.items():
+        try:
+            timed[name] = make()
+        except Exception as error:  # whatever it raises is its answer
+            refused[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
     ours = np.asarray(saliency.run(["gradient"], feed)[0], np.float64)
     theirs = np.asarray(torch_gradient(network.module, leaf)[1].numpy(), np.float64)
-    return timed, {
-        "gradient_cosine": float(
-            (ours * theirs).sum() / (np.linalg.norm(ours) * np.linalg.norm(theirs))
-        ),
-        "gradient_difference_over_maximum": float(
-            np.abs(ours - theirs).max() / np.abs(theirs).max()
-        ),
-    }
+    return (
+        timed,
+        {
+            "gradient_cosine": float(
+                (ours * theirs).sum() / (np.linalg.norm(ours) * np.linalg.norm(theirs))
+            ),
+            "gradient_difference_over_maximum": float(
+                np.abs(ours - theirs).max() / np.abs(theirs).max()
+            ),
+        },
+        refused,
+    )
 
 
 def time_rounds(timed: dict[str, Case], rounds: int) -> dict[str, list[float]]:
@@ -199,12 +214,14 @@ def open_seconds(path: Path, threads: int) -> float:
 
 
 def measure(
-    network: Network, batch: int, rounds: int, threads: int, compiled: bool
+    network: Network, batch: int, rounds: int, threads: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Measures one network at one batch size."""
-    timed, agreement = cases(network, batch, threads, compiled)
+    timed, agreement, refused = cases(network, batch, threads, options)
     results = {}
     milliseconds = time_rounds(timed, rounds)
+    if isinstance(worker := timed.get(TRAINING), rivals.Training):
+        worker.close()
     baseline = statistics.median(milliseconds[BASELINE])
     for name, values in milliseconds.items():
         low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -224,6 +241,7 @@ def measure(
             "saliency": open_seconds(network.saliency, threads),
         },
         "agreement": agreement,
+        "refused": refused,
         "cases": results,
     }
 
@@ -270,6 +288,7 @@ def table(measurements: Iterable[dict[str, Any]]) -> str:
             f"gradients: cosine {agreement['gradient_cosine']:.7f}, largest difference "
             f"{agreement['gradient_difference_over_maximum']:.1e} of the maximum"
         )
+        lines += [f"{name}: {reason}" for name, reason in item["refused"].items()]
     return "\n".join(lines)
 
 
@@ -296,10 +315,12 @@ def main() -> None:
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--timm", nargs="+", default=[], metavar="NAME")
     chosen.add_argument("--all", action="store_true", help="the networks of docs/performance.md")
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="torch.compile too")
+    parser.add_argument("--onnx-ad", action="store_true", help="onnx-ad's adjoint too")
+    parser.add_argument("--training", type=Path, metavar="PYTHON", help="see benchmarks/rivals.py")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     # Read when PyTorch's OpenMP library is loaded, below. Waiting threads that spin would take
@@ -332,7 +353,7 @@ def main() -> None:
             network = build(Path(folder))
             for batch in arguments.batch:
                 measurements.append(
-                    measure(network, batch, arguments.rounds, arguments.threads, arguments.compile)
+                    measure(network, batch, arguments.rounds, arguments.threads, arguments)
                 )
                 sys.stdout.write(table(measurements[-1:]) + "\n")
                 sys.stdout.flush()
