@@ -98,13 +98,14 @@ def exported(name: str, module: Any, classifier: Path, size: int, folder: Path) 
     return Network(name, module, classifier, files["cpu"], files["any"], size, report.seconds)
 
 
-def from_timm(name: str, folder: Path) -> Network:
-    """A timm network with random weights."""
+def from_timm(name: str, folder: Path, size: int | None = None) -> Network:
+    """A timm network with random weights, at its own picture size or another."""
     import timm
     import torch
 
     module = timm.create_model(name, pretrained=False).eval().requires_grad_(False)
-    size = timm.data.resolve_model_data_config(module)["input_size"][-1]
+    size = size or timm.data.resolve_model_data_config(module)["input_size"][-1]
+    assert size is not None
     classifier = folder / f"{name}.onnx"
     torch.onnx.export(
         module,

@@ -1,7 +1,7 @@
 """Writes results so that a killed program leaves either the whole file or none."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,15 +41,13 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     make_folder(path.parent)
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=".deepinside-", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as stream:
+        # Not mkstemp, whose files only their owner can read: results have the usual rights.
+        hidden = path.parent / f".deepinside-{secrets.token_hex(8)}"
+        with hidden.open("xb") as stream:
+            temporary = hidden
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        # mkstemp makes files that only their owner can read; results have the usual rights.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
