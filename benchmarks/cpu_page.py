@@ -1,4 +1,4 @@
-"""Writes the table of docs/performance.md: `python benchmarks/cpu_page.py RESULTS.json`."""
+"""Writes the table of docs/performance.md: `python benchmarks/cpu_page.py RESULTS.json ...`."""
 
 import json
 import statistics
@@ -14,19 +14,19 @@ CASES = {
     "portable": "onnxruntime: our file, not for CPUs",
     "pytorch": "pytorch: forward + input gradient",
     "compiled": "torch.compile: forward + input gradient",
+    "training": "onnxruntime-training: its own gradient",
+    "onnx-ad": "onnxruntime: onnx-ad's adjoint",
 }
-HEAD = (
-    "network",
-    "batch",
-    "ONNX Runtime forward",
-    "ours, `--optimize-for cpu`",
-    "ours, `any`",
-    "PyTorch gradient",
-    "torch.compile gradient",
-    "ours / forward",
-    "PyTorch / ours",
-    "torch.compile / ours",
-)
+HEADS = {
+    "forward": "ONNX Runtime forward",
+    "ours": "ours, `--optimize-for cpu`",
+    "portable": "ours, `any`",
+    "pytorch": "PyTorch",
+    "compiled": "torch.compile",
+    "training": "onnxruntime-training",
+    "onnx-ad": "onnx-ad",
+}
+RIVALS = ("pytorch", "compiled", "training", "onnx-ad")
 
 
 def row(item: dict[str, Any]) -> tuple[list[str], dict[str, float]]:
@@ -36,49 +36,44 @@ def row(item: dict[str, Any]) -> tuple[list[str], dict[str, float]]:
         for case, name in CASES.items()
         if name in item["cases"]
     }
-    ratios = {
-        "forward": times["ours"] / times["forward"],
-        "pytorch": times["pytorch"] / times["ours"],
-    }
-    if "compiled" in times:
-        ratios["compiled"] = times["compiled"] / times["ours"]
+    ratios = {"forward": times["ours"] / times["forward"]}
+    ratios |= {case: times[case] / times["ours"] for case in RIVALS if case in times}
     name = item["network"].removeprefix("timm ").removesuffix(" (random weights)")
     cells = [name, str(item["batch"])]
     cells += [f"{times[case]:.1f}" if case in times else "" for case in CASES]
-    cells += [
-        f"{ratios[case]:.2f}" if case in ratios else ""
-        for case in ("forward", "pytorch", "compiled")
-    ]
+    cells += [f"{ratios[case]:.2f}" if case in ratios else "" for case in ("forward", *RIVALS)]
     return cells, ratios
 
 
-def table(report: dict[str, Any]) -> str:
+def table(measurements: list[dict[str, Any]]) -> str:
     """The table, and the medians of its ratios."""
-    lines = ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
+    ratios_of = ["ours / forward", *(f"{HEADS[case]} / ours" for case in RIVALS)]
+    head = ["network", "batch", *HEADS.values(), *ratios_of]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     found = []
-    for item in report["measurements"]:
+    for item in measurements:
         cells, ratios = row(item)
         lines.append("| " + " | ".join(cells) + " |")
         found.append(ratios)
-    medians = {
-        case: statistics.median(ratios[case] for ratios in found if case in ratios)
-        for case in found[0]
-    }
-    told = (
-        f"Medians: ours / forward {medians['forward']:.2f}, PyTorch / ours {medians['pytorch']:.2f}"
-    )
-    if "compiled" in medians:
-        told += f", torch.compile / ours {medians['compiled']:.2f}"
-    return "\n".join([*lines, "", told + "."])
+    told = []
+    for case, title in zip(("forward", *RIVALS), ratios_of, strict=True):
+        known = [ratios[case] for ratios in found if case in ratios]
+        if known:
+            told.append(
+                f"{title} {statistics.median(known):.2f} (from {min(known):.2f} to "
+                f"{max(known):.2f}, {len(known)} rows)"
+            )
+    return "\n".join([*lines, "", f"Medians: {', '.join(told)}."])
 
 
 def main() -> None:
     """Replaces what stands between the marks."""
-    report = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    reports = [json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:]]
+    measurements = [item for report in reports for item in report["measurements"]]
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    text = f"{before}{MARKS[0]}\n\n{table(report)}\n\n{MARKS[1]}{after}"
+    text = f"{before}{MARKS[0]}\n\n{table(measurements)}\n\n{MARKS[1]}{after}"
     PAGE.write_text(text, encoding="utf-8")
 
 
