@@ -33,6 +33,7 @@ def exported_file(
     preprocessing: Path | None = None,
     labels: Path | None = None,
     quiet: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Path:
     """An exported file for a MODEL.
 
@@ -43,6 +44,7 @@ def exported_file(
         preprocessing: record for a plain classifier.
         labels: names of a plain classifier's classes.
         quiet: don't say what is exported.
+        options: further ones of a plain classifier's export.
 
     Raises:
         click.UsageError: the option can't mean a file, or the file is exported already and
@@ -63,14 +65,14 @@ def exported_file(
     try:
         read_contract(path)
     except NotExportedError:
-        options = classifier_facts(path)
+        chosen = {**classifier_facts(path), **(options or {})}
         if preprocessing is not None:
-            options["preprocessing"] = read_record(preprocessing)
+            chosen["preprocessing"] = read_record(preprocessing)
         if labels is not None:
-            options["labels"] = read_labels(labels)
+            chosen["labels"] = read_labels(labels)
         if runs_on_cpu(device):
-            options["optimize_for"] = "cpu"
-        return _cached_export(path, task, options, quiet=quiet)
+            chosen["optimize_for"] = "cpu"
+        return _cached_export(path, task, chosen, quiet=quiet)
     if preprocessing is not None or labels is not None:
         raise click.UsageError(
             f"{path} is exported already and brings its own record and labels: leave "
