@@ -16,6 +16,7 @@ __all__ = [
     "FRONT_DOORS",
     "classifier_facts",
     "exported_file",
+    "layers_of",
     "read_labels",
     "read_record",
     "run_export",
@@ -107,15 +108,36 @@ def run_export(classifier: str | Path, output: Path, task: str, options: Mapping
     try:
         from deepinside.exporters import ExportError, export_saliency, export_visualization
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "deepinside":
-            raise
-        raise Failure(
-            f"exporting a classifier needs the package {error.name!r}, which is not installed: "
-            "run pip install 'deepinside[export]'."
-        ) from None
+        raise _missing(error) from None
     export = export_saliency if task == "saliency" else export_visualization
     try:
         return export(classifier, output, **options)
+    except ExportError as error:
+        raise Failure(str(error)) from error
+
+
+def _missing(error: ModuleNotFoundError) -> Failure:
+    """What a missing graph library means; one of our own modules that is missing is a bug."""
+    if (error.name or "").partition(".")[0] == "deepinside":
+        raise error
+    return Failure(
+        f"exporting a classifier needs the package {error.name!r}, which is not installed: "
+        "run pip install 'deepinside[export]'."
+    )
+
+
+def layers_of(file: Path) -> Any:
+    """The layers of a plain classifier; `deepinside.exporters.layers_of` says more.
+
+    Raises:
+        Failure: the packages for it are missing, or the classifier can't be opened.
+    """
+    try:
+        from deepinside.exporters import ExportError, layers_of
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    try:
+        return layers_of(file)
     except ExportError as error:
         raise Failure(str(error)) from error
 

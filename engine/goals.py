@@ -12,7 +12,7 @@ from deepinside.engine.targets import find_class
 
 __all__ = ["Goal", "find_goal"]
 
-_PART = re.compile(r"\s*([+-]?\s*(?:\d+\.?\d*|\.\d+))\s*\*\s*([^*]+?)\s*")
+_PART = re.compile(r"\s*([+-]?\s*(?:\d+\.?\d*|\.\d+))\s*\*\s*([^*+]+?)\s*")
 
 
 @dataclass(frozen=True)

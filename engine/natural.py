@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepinside.engine.record import Preprocessing
-from deepinside.engine.settings import AscentSettings
+from deepinside.engine.settings import AscentSettings, ascent_settings
 
-__all__ = ["schedule", "spectrum_of", "start_spectrum"]
+__all__ = ["loop_defaults", "schedule", "spectrum_of", "start_spectrum"]
 
 # Standard deviation of a start's coefficients: an almost even grey.
 _NOISE = 0.01
@@ -49,6 +49,35 @@ def schedule(settings: AscentSettings, size: tuple[int, int]) -> NDArray[np.floa
     rate = np.minimum((1.0 - progress) / _COOLING, 1.0)
     rows = np.stack([cosine, -sine, across, sine, cosine, down, detail, rate], axis=1)
     return np.vstack([rows, [*_STRAIGHT, 1.0, 0.0]]).astype(np.float32)
+
+
+def loop_defaults(
+    steps: int, size: tuple[int, int], channels: int, *, seed: int = 0
+) -> dict[str, NDArray[np.float32]]:
+    """The inputs of a whole ascent as one graph, with the numbers of preset `natural`.
+
+    Args:
+        steps: of the ascent.
+        size: (H, W) of the picture.
+        channels: of the picture.
+        seed: of the start and of the views.
+    """
+    settings = ascent_settings(
+        "natural",
+        steps=steps,
+        init="zeros",
+        seed=seed,
+        snapshot_every=None,
+        score_every=1,
+        patience=None,
+    )
+    noise = np.random.default_rng(seed).standard_normal((channels, *size)) * _NOISE
+    numbers = {part: getattr(settings, part) for part in ("step_size", "l2", "total_variation")}
+    return {
+        "schedule": schedule(settings, size),
+        "spectrum": noise.astype(np.float32),
+        **{part: np.array(number, np.float32) for part, number in numbers.items()},
+    }
 
 
 def start_spectrum(

@@ -51,13 +51,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "natural": Preset(
             "natural",
             steps=256,
-            step_size=0.05,
-            l2=0.0,
-            total_variation=0.0,
-            jitter=0.06,
-            rotation=8.0,
-            zoom=1.15,
-            detail=0.1,
+            step_size=0.1,
+            l2=2e-5,
+            total_variation=400.0,
+            jitter=0.2,
+            rotation=10.0,
+            zoom=1.4,
+            detail=0.05,
         ),
     }
 )

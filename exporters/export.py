@@ -132,7 +132,7 @@ def export_visualization(
     fixed = natural or loop is not None
     stage = Stage.open(classifier, options, preprocessing, fixed_size=fixed)
     if natural:
-        names = stage.free_names([*INPUTS, *OUTPUTS])
+        names = stage.free_names([*INPUTS, *OUTPUTS], without_image=True)
         add_natural_step(stage, names)
     else:
         names = _add_plain_step(stage, normalised=step_rule == "normalized")

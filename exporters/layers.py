@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from deepinside.exporters.builder import Builder
@@ -89,7 +90,10 @@ def layer_scores(
         _check_place(layer, neuron)
         table = value
         for i, place in sorted(zip(others, neuron, strict=True), reverse=True):
-            table = op.Gather(table, place, axis=i)
+            left = op.shapes.known(table)
+            assert left is not None
+            table = op.Gather(table, op.constant(np.array(place)), axis=i)
+            op.shapes.record(table, (*left[:i], *left[i + 1 :]))
     op.shapes.record(table, (shape[0], shape[axis]))
     return ClassScores(table, table, "none", (), layer.channels)
 

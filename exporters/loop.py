@@ -164,9 +164,8 @@ def _keep_inputs(
         )
         target.name = op.unique_name("deepinside/loop/target")
         ir.convenience.replace_all_uses_with(target, op.Unsqueeze(plain, [1]))
-        weights = op.ConstantOfShape(
-            op.Concat(batch, [1], axis=0), value=ir.tensor(np.ones(1, np.float32))
-        )
+        one = op.constant(np.ones((), np.float32))
+        weights = op.Expand(one, op.Concat(batch, [1], axis=0))
         ir.convenience.replace_all_uses_with(inputs["weights"], weights)
         graph.inputs.remove(inputs["weights"])
         graph.inputs[graph.inputs.index(target)] = plain

@@ -147,7 +147,7 @@ def _now(op: Builder, schedule: ir.Value, step: ir.Value) -> _Now:
 
 
 def _put_before(op: Builder, image: ir.Value, seen: ir.Value) -> None:
-    """Let the classifier look at `seen` instead of its image input."""
+    """Let the classifier look at `seen` instead of its image input, whose name becomes free."""
     ir.convenience.replace_all_uses_with(image, seen)
     op.shapes.record(seen, op.shapes.known(image))
     op.graph.sort()  # the sweep reads the nodes in order

@@ -16,7 +16,7 @@ from deepinside.exporters.errors import ExportError
 from deepinside.exporters.finish import finish
 from deepinside.exporters.gradient import backpropagate, path_between, reached_from
 from deepinside.exporters.image import ImageInput, Layout, find_image
-from deepinside.exporters.layers import layer_scores
+from deepinside.exporters.layers import Layer, layer_scores, list_layers
 from deepinside.exporters.prepare import prepare
 from deepinside.exporters.registry import ReluMode, find_rule
 from deepinside.exporters.rules.quantisation import STRAIGHT_THROUGH
@@ -33,7 +33,7 @@ from deepinside.exporters.targets import Target, select_target
 
 Autodiff = Literal["standard", "ort-training"]
 
-__all__ = ["ExportReport", "GraphOptions", "Stage"]
+__all__ = ["ExportReport", "GraphOptions", "Stage", "layers_of"]
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,20 @@ class GraphOptions:
             raise ExportError(f"image_size can be (height, width) in pixels, not {size!r}.")
 
 
+def layers_of(classifier: Any, **options: Any) -> list[Layer]:
+    """The layers of a classifier, whose channels `layer` can put in place of the classes.
+
+    Args:
+        classifier: as in `export_saliency`.
+        options: those of `open_classifier`.
+
+    Raises:
+        ExportError: it can't be opened.
+    """
+    stage = Stage.open(classifier, dict(options), None)
+    return list_layers(stage.model.graph, stage.op.shapes, stage.image.value)
+
+
 @dataclass(frozen=True)
 class Stage:
     """A classifier opened, prepared and understood: everything both exports start from."""
@@ -182,11 +196,16 @@ class Stage:
         rounding = sum(node.op_type in STRAIGHT_THROUGH for node in path)
         return cls(source, model, op, image, scores, graph_options, record, nodes_before, rounding)
 
-    def free_names(self, parts: Sequence[str]) -> dict[str, str]:
-        """Tensor names for the parts that the classifier does not use."""
+    def free_names(self, parts: Sequence[str], *, without_image: bool = False) -> dict[str, str]:
+        """Tensor names for the parts that the classifier does not use.
+
+        Its image input's name is free where that input will not be kept.
+        """
         graph = self.model.graph
         taken = {value.name for value in graph.inputs} | set(graph.initializers)
         taken |= {output.name for node in graph for output in node.outputs}
+        if without_image:
+            taken.discard(self.image.value.name)
         return contract.free_names(parts, taken)
 
     def score_table(self) -> ir.Value:
