@@ -108,7 +108,7 @@ _FRAMES = 32  # of an animation, about
 @click.option(
     "--sheet",
     type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE.png",
+    metavar="FILE.png|FILE.jpg",
     help="Also write all pictures on one sheet.",
 )
 @click.option(
@@ -347,8 +347,7 @@ def _keep_state(output: Path, names: dict["Goal", str], state: "AscentState") ->
 def _write_sheet(path: Path, output: Path, records: "Sequence[Record | None]") -> None:
     """The pictures of this call's classes; those that failed are left out."""
     from deepinside.engine import load_picture
-    from deepinside.engine.files import save_picture
-    from deepinside.engine.sheet import contact_sheet
+    from deepinside.engine.sheet import contact_sheet, save_sheet
 
     pictures, captions = [], []
     for record in records:
@@ -358,4 +357,4 @@ def _write_sheet(path: Path, output: Path, records: "Sequence[Record | None]") -
         label = (record["label"] or f"{record['index']}").split(",")[0]
         captions.append(f"{label}  {record['score']:.1f}")
     if pictures:
-        save_picture(path, contact_sheet(pictures, captions))
+        save_sheet(path, contact_sheet(pictures, captions))

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from deepinside.engine.files import replacing
+from deepinside.engine.files import replacing, save_picture
 
-__all__ = ["AnimationFormat", "contact_sheet", "save_animation"]
+__all__ = ["AnimationFormat", "contact_sheet", "save_animation", "save_sheet"]
 
 AnimationFormat = Literal["gif", "apng"]
 
@@ -49,6 +49,19 @@ def contact_sheet(
             text = text.removesuffix("…")[:-1] + "…"
         pen.text((left, top + height + 1), text, fill="black", font=font)
     return np.asarray(sheet)
+
+
+def save_sheet(path: Path, sheet: NDArray[np.uint8]) -> None:
+    """Write a sheet, as JPEG where the file's name ends so, else as PNG.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        save_picture(path, sheet)
+        return
+    with replacing(path) as stream:
+        Image.fromarray(sheet).save(stream, format="JPEG", quality=88, subsampling=0)
 
 
 def save_animation(
