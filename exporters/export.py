@@ -127,9 +127,9 @@ def export_visualization(
         choices = ", ".join(get_args(StepRule))
         raise ExportError(f"step_rule can be {choices}, not {step_rule!r}.")
     natural = step_rule == "natural"
-    if natural and options.get("autodiff", "standard") != "standard":
-        raise ExportError("the step rule natural goes with autodiff standard only.")
     fixed = natural or loop is not None
+    if fixed and options.get("autodiff", "standard") != "standard":
+        raise ExportError("the step rule natural and loops go with autodiff standard only.")
     stage = Stage.open(classifier, options, preprocessing, fixed_size=fixed)
     if natural:
         names = stage.free_names([*INPUTS, *OUTPUTS], without_image=True)

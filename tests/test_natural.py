@@ -503,6 +503,8 @@ def test_layers_that_are_not_there(tmp_path: Path) -> None:
 def test_what_the_natural_step_refuses(file: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="preprocessing record"):
         natural_file(tmp_path / "x.onnx", preprocessing=None)
+    with pytest.raises(ExportError, match="autodiff standard only"):
+        natural_file(tmp_path / "x.onnx", autodiff="ort-training")
     with pytest.raises(TaskError, match=r"step rule 'natural'.*--step-rule plain"):
         Engine(file, "cpu").visualize(0, preset="paper")
     export_visualization(classifier(size=SIZE), tmp_path / "p.onnx", preprocessing=RECORD)
