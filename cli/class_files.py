@@ -1,7 +1,7 @@
 """What `deepinside visualize` leaves in its folder: files per class, and lines of the manifest."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,21 @@ if TYPE_CHECKING:
     from deepinside.engine import ClassImage
     from deepinside.engine.contract import Contract
     from deepinside.engine.goals import Goal
+    from deepinside.engine.state import AscentState
 
-__all__ = ["TASK", "differences", "empty", "goal_name", "show", "state_file", "write"]
+__all__ = [
+    "TASK",
+    "batches_of",
+    "differences",
+    "empty",
+    "goal_name",
+    "keep_state",
+    "read_states",
+    "show",
+    "state_file",
+    "write",
+    "write_sheet",
+]
 
 TASK = "visualization"
 
@@ -125,3 +138,47 @@ def show(record: Record, output: Path, *, as_json: bool) -> None:
         return
     for path in paths:
         click.echo(path)
+
+
+def read_states(
+    output: Path, names: dict["Goal", str], wanted: "Sequence[Goal]"
+) -> dict["Goal", "AscentState"]:
+    """The states that the folder holds of unfinished classes."""
+    from deepinside.engine.state import load_state
+
+    files = {goal: state_file(output, names[goal]) for goal in wanted}
+    return {goal: load_state(file) for goal, file in files.items() if file.exists()}
+
+
+def batches_of(
+    wanted: "Sequence[Goal]", states: dict["Goal", "AscentState"], size: int
+) -> "Iterator[list[Goal]]":
+    """Batches of at most `size` goals that begin at the same step."""
+    begins = {goal: states[goal].step if goal in states else 0 for goal in wanted}
+    for begin in sorted(set(begins.values()), reverse=True):
+        group = [goal for goal in wanted if begins[goal] == begin]
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def keep_state(output: Path, names: dict["Goal", str], state: "AscentState") -> None:
+    """Keep the state of an unfinished class in place of its last one."""
+    from deepinside.engine.state import save_state
+
+    save_state(state_file(output, names[state.goal]), state)
+
+
+def write_sheet(path: Path, output: Path, records: "Sequence[Record | None]") -> None:
+    """The pictures of this call's classes; those that failed are left out."""
+    from deepinside.engine import load_picture
+    from deepinside.engine.sheet import contact_sheet, save_sheet
+
+    pictures, captions = [], []
+    for record in records:
+        if record is None or f"{record['input']}.png" not in record["files"]:
+            continue
+        pictures.append(load_picture(output / f"{record['input']}.png").pixels)
+        label = (record["label"] or f"{record['index']}").split(",")[0]
+        captions.append(f"{label}  {record['score']:.1f}")
+    if pictures:
+        save_sheet(path, contact_sheet(pictures, captions))

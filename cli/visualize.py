@@ -1,7 +1,6 @@
 """`deepinside visualize`: pictures of classes."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,16 +8,20 @@ import click
 
 from deepinside.cli.class_files import (
     TASK,
+    batches_of,
     differences,
     empty,
     goal_name,
+    keep_state,
+    read_states,
     show,
     state_file,
     write,
+    write_sheet,
 )
 from deepinside.cli.errors import reports_errors
 from deepinside.cli.inputs import EXAMPLE_PREFIX, example_path, file_sha256
-from deepinside.cli.manifest import Manifest, Record
+from deepinside.cli.manifest import Manifest
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
@@ -37,8 +40,6 @@ from deepinside.cli.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from deepinside.engine import Engine, Progress
-    from deepinside.engine.goals import Goal
-    from deepinside.engine.state import AscentState
 
 __all__ = ["visualize"]
 
@@ -234,8 +235,8 @@ def visualize(
                 if known["status"] != "ok":
                     manifest.add({**known, "status": "ok", "error": None})
                 show({**known, "status": "kept", "error": None}, output, as_json=as_json)
-        states = _states(output, names, wanted) if resume else {}
-        parts = list(_batches(wanted, states, engine.spec.batch or batch_size))
+        states = read_states(output, names, wanted) if resume else {}
+        parts = list(batches_of(wanted, states, engine.spec.batch or batch_size))
         for number, part in enumerate(parts, 1):
             title = "Classes" if len(parts) == 1 else f"Classes, batch {number} of {len(parts)}"
             try:
@@ -250,7 +251,7 @@ def visualize(
                         progress=shown,
                         resume=[states[goal] for goal in part] if part[0] in states else None,
                         state_every=state_every,
-                        on_state=lambda state: _keep_state(output, names, state),
+                        on_state=lambda state: keep_state(output, names, state),
                         **settings,
                     )
             except DivergenceError as error:
@@ -269,7 +270,7 @@ def visualize(
                 state_file(output, names[goal]).unlink(missing_ok=True)
                 show(record, output, as_json=as_json)
         if sheet is not None:
-            _write_sheet(sheet, output, [manifest.get(TASK, names[goal]) for goal in goals])
+            write_sheet(sheet, output, [manifest.get(TASK, names[goal]) for goal in goals])
     if wanted and engine.contract.preprocessing is None:
         say("No PNG was written: the model file has no preprocessing record.", quiet=quiet)
     done = len(goals) - failed - kept
@@ -316,45 +317,3 @@ def _check_layer(engine: "Engine", layer: str | None, neuron: str | None) -> Non
             f"{'classes' if contract.layer is None else 'the layer ' + contract.layer}: export the "
             "classifier again with --layer and --neuron."
         )
-
-
-def _states(
-    output: Path, names: dict["Goal", str], wanted: "Sequence[Goal]"
-) -> dict["Goal", "AscentState"]:
-    from deepinside.engine.state import load_state
-
-    files = {goal: state_file(output, names[goal]) for goal in wanted}
-    return {goal: load_state(file) for goal, file in files.items() if file.exists()}
-
-
-def _batches(
-    wanted: "Sequence[Goal]", states: dict["Goal", "AscentState"], size: int
-) -> "Iterator[list[Goal]]":
-    """Batches of at most `size` goals that begin at the same step."""
-    begins = {goal: states[goal].step if goal in states else 0 for goal in wanted}
-    for begin in sorted(set(begins.values()), reverse=True):
-        group = [goal for goal in wanted if begins[goal] == begin]
-        for start in range(0, len(group), size):
-            yield group[start : start + size]
-
-
-def _keep_state(output: Path, names: dict["Goal", str], state: "AscentState") -> None:
-    from deepinside.engine.state import save_state
-
-    save_state(state_file(output, names[state.goal]), state)
-
-
-def _write_sheet(path: Path, output: Path, records: "Sequence[Record | None]") -> None:
-    """The pictures of this call's classes; those that failed are left out."""
-    from deepinside.engine import load_picture
-    from deepinside.engine.sheet import contact_sheet, save_sheet
-
-    pictures, captions = [], []
-    for record in records:
-        if record is None or f"{record['input']}.png" not in record["files"]:
-            continue
-        pictures.append(load_picture(output / f"{record['input']}.png").pixels)
-        label = (record["label"] or f"{record['index']}").split(",")[0]
-        captions.append(f"{label}  {record['score']:.1f}")
-    if pictures:
-        save_sheet(path, contact_sheet(pictures, captions))
