@@ -10,6 +10,7 @@ import pytest
 import torch
 from classifiers import classifier, session
 from numpy.typing import NDArray
+from PIL import Image
 
 from deepinside.engine import Engine, SettingError, TargetError, TaskError
 from deepinside.engine.goals import Goal, find_goal
@@ -524,3 +525,22 @@ def test_metadata(file: Path) -> None:
     names = json.loads(properties["deepinside.names"])
     assert {value.name for value in onnx.load(file).graph.input} <= set(names.values())
     assert {node.domain for node in onnx.load(file).graph.node} == {""}
+
+
+def test_the_embedded_classifier_sees_its_class_from_any_view(tmp_path: Path) -> None:
+    """A few steps are enough for a class to win, also in pictures that are turned and moved."""
+    from deepinside import models
+
+    file = natural_file(
+        tmp_path / "e.onnx",
+        model=onnx.load(models.default_classifier()),
+        preprocessing=models.card()["preprocessing"],
+        optimize_for="cpu",
+    )
+    (found,) = Engine(file, "cpu", threads=2).visualize(130, steps=16, score_every=16)
+    assert found.picture is not None
+    run = session(models.default_classifier())
+    turned = np.asarray(Image.fromarray(found.picture).rotate(6, translate=(9, -7)))
+    for pixels in (found.picture, turned):
+        image = ((pixels.astype(np.float32) - 127) / 128).transpose(2, 0, 1)[None]
+        assert run.run(None, {"image": image})[0].argmax() == 130
