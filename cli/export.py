@@ -15,6 +15,7 @@ from deepinside.cli.options import (
     json_option,
     labels_option,
     overwrite_option,
+    place,
     preprocessing_option,
     quiet_option,
 )
@@ -23,7 +24,7 @@ from deepinside.cli.progress import say
 __all__ = ["export"]
 
 # Options that one task's export has and the other's has not.
-_ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule",)}
+_ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule", "loop")}
 
 
 @click.command()
@@ -85,9 +86,23 @@ _ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule",
 )
 @click.option(
     "--step-rule",
-    type=click.Choice(["plain", "normalized"]),
-    help="Length of a step (visualization).  [default: plain]",
+    type=click.Choice(["plain", "normalized", "natural"]),
+    help="The step: plain, of a fixed length, or preset natural's (visualization).  [default: "
+    "plain]",
 )
+@click.option(
+    "--loop",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Write a whole ascent of N steps, with its preset's numbers, as one graph "
+    "(visualization).",
+)
+@click.option(
+    "--layer",
+    metavar="NAME",
+    help="Explain channels of a layer instead of classes (inspect --layers).",
+)
+@click.option("--neuron", metavar="Y,X", help="One place of the layer instead of their means.")
 @preprocessing_option
 @labels_option
 @click.option("--licence", metavar="TEXT", help="Licence of the weights.")
@@ -147,6 +162,7 @@ def export(
     Examples:
       deepinside export classifier.onnx -o saliency.onnx
       deepinside export classifier.onnx -o step.onnx --task visualization
+      deepinside export classifier.onnx -o draw.onnx --task visualization --loop 300
       deepinside export timm:resnet50 -o resnet50.onnx --labels imagenet.txt
       deepinside export sklearn:digits.skops -o digits.onnx --image-size 8x8
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
@@ -170,7 +186,11 @@ def export(
         options["input_shape"] = _shape(options["input_shape"])
     if "image_size" in options:
         options["image_size"] = _size(options["image_size"])
+    if "neuron" in options:
+        options["neuron"] = place(options["neuron"])
     options = {**classifier_facts(Path(classifier)), **options}
+    if "loop" in options:
+        options["defaults"] = _loop_defaults(options)
     if classifier.startswith(("torch:", "jax:")):
         sys.path.insert(0, "")  # a factory may stand in the current folder, as with python -m
     make_folder(output.parent)
@@ -222,6 +242,21 @@ def _export_checked(classifier: str, output: Path, task: str, options: dict[str,
         for part in Path(folder).iterdir():
             part.replace(output.parent / part.name)
     return dataclasses.replace(report, path=output)
+
+
+def _loop_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """What a loop is run with where its caller gives nothing else: the preset's numbers."""
+    from deepinside.engine.natural import loop_defaults
+    from deepinside.engine.presets import find_preset
+
+    rule = options.get("step_rule", "plain")
+    if rule != "natural":
+        preset = find_preset("paper")
+        return {"step_size": preset.step_size, "l2": preset.l2}
+    record = options.get("preprocessing")
+    if record is None:
+        raise click.UsageError("--loop with the natural step needs --preprocessing FILE.json.")
+    return loop_defaults(options["loop"], tuple(record["input_size"]), len(record["channel_order"]))
 
 
 def _shape(text: str) -> tuple[int, ...]:

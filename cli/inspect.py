@@ -17,9 +17,12 @@ _SHOWN_LABELS = 3
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--layers", is_flag=True, help="List a plain classifier's layers, for visualize --layer."
+)
 @json_option
 @reports_errors
-def inspect(file: Path, as_json: bool) -> None:
+def inspect(file: Path, layers: bool, as_json: bool) -> None:
     """Show a file's contract, inputs, outputs and preprocessing.
 
     It works on a plain classifier too, and then says that it is not exported yet.
@@ -28,13 +31,28 @@ def inspect(file: Path, as_json: bool) -> None:
     Examples:
       deepinside inspect saliency.onnx
       deepinside inspect saliency.onnx --json
+      deepinside inspect classifier.onnx --layers
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
+    if layers:
+        _show_layers(file, as_json=as_json)
+        return
     facts = _facts(file)
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False))
     else:
         for line in _lines(facts):
             click.echo(line)
+
+
+def _show_layers(file: Path, *, as_json: bool) -> None:
+    """A line per layer: name, operator, channels and places."""
+    from deepinside.cli.model import layers_of
+
+    for layer in layers_of(file):
+        fields = dataclasses.asdict(layer)
+        places = " x ".join("any" if size is None else str(size) for size in layer.places)
+        text = f"{layer.name:<40} {layer.operator:<20} {layer.channels} channels  {places}"
+        click.echo(json.dumps(fields) if as_json else text.rstrip())
 
 
 def _facts(file: Path) -> dict[str, Any]:
@@ -150,6 +168,11 @@ def _contract_rows(contract: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if contract["straight_through"]:
         rows.append(("quantised", f"{contract['straight_through']} nodes passed straight through"))
+    if contract["layer"] is not None:
+        where = "" if contract["neuron"] is None else f" at {tuple(contract['neuron'])}"
+        rows.append(("layer", f"{contract['layer']}{where}, a class is a channel"))
+    if contract["loop"] is not None:
+        rows.append(("loop", f"a whole ascent of {contract['loop']} steps"))
     for key in ("target_input", "step_rule", "licence"):
         if contract[key] is not None:
             rows.append((key, contract[key]))

@@ -16,6 +16,7 @@ __all__ = [
     "FRONT_DOORS",
     "classifier_facts",
     "exported_file",
+    "layers_of",
     "read_labels",
     "read_record",
     "run_export",
@@ -33,6 +34,7 @@ def exported_file(
     preprocessing: Path | None = None,
     labels: Path | None = None,
     quiet: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Path:
     """An exported file for a MODEL.
 
@@ -43,6 +45,7 @@ def exported_file(
         preprocessing: record for a plain classifier.
         labels: names of a plain classifier's classes.
         quiet: don't say what is exported.
+        options: further ones of a plain classifier's export.
 
     Raises:
         click.UsageError: the option can't mean a file, or the file is exported already and
@@ -63,14 +66,14 @@ def exported_file(
     try:
         read_contract(path)
     except NotExportedError:
-        options = classifier_facts(path)
+        chosen = {**classifier_facts(path), **(options or {})}
         if preprocessing is not None:
-            options["preprocessing"] = read_record(preprocessing)
+            chosen["preprocessing"] = read_record(preprocessing)
         if labels is not None:
-            options["labels"] = read_labels(labels)
+            chosen["labels"] = read_labels(labels)
         if runs_on_cpu(device):
-            options["optimize_for"] = "cpu"
-        return _cached_export(path, task, options, quiet=quiet)
+            chosen["optimize_for"] = "cpu"
+        return _cached_export(path, task, chosen, quiet=quiet)
     if preprocessing is not None or labels is not None:
         raise click.UsageError(
             f"{path} is exported already and brings its own record and labels: leave "
@@ -105,15 +108,36 @@ def run_export(classifier: str | Path, output: Path, task: str, options: Mapping
     try:
         from deepinside.exporters import ExportError, export_saliency, export_visualization
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "deepinside":
-            raise
-        raise Failure(
-            f"exporting a classifier needs the package {error.name!r}, which is not installed: "
-            "run pip install 'deepinside[export]'."
-        ) from None
+        raise _missing(error) from None
     export = export_saliency if task == "saliency" else export_visualization
     try:
         return export(classifier, output, **options)
+    except ExportError as error:
+        raise Failure(str(error)) from error
+
+
+def _missing(error: ModuleNotFoundError) -> Failure:
+    """What a missing graph library means; one of our own modules that is missing is a bug."""
+    if (error.name or "").partition(".")[0] == "deepinside":
+        raise error
+    return Failure(
+        f"exporting a classifier needs the package {error.name!r}, which is not installed: "
+        "run pip install 'deepinside[export]'."
+    )
+
+
+def layers_of(file: Path) -> Any:
+    """The layers of a plain classifier; `deepinside.exporters.layers_of` says more.
+
+    Raises:
+        Failure: the packages for it are missing, or the classifier can't be opened.
+    """
+    try:
+        from deepinside.exporters import ExportError, layers_of
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    try:
+        return layers_of(file)
     except ExportError as error:
         raise Failure(str(error)) from error
 

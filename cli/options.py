@@ -14,6 +14,7 @@ __all__ = [
     "model_option",
     "output_option",
     "overwrite_option",
+    "place",
     "preprocessing_option",
     "quiet_option",
     "size_option",
@@ -82,3 +83,15 @@ def batch_size_option(what: str) -> Callable[[_F], _F]:
         metavar="N",
         help=f"{what} at once; bounds the memory.",
     )
+
+
+def place(text: str) -> tuple[int, ...]:
+    """The numbers of a place in a layer, such as `3,4`.
+
+    Raises:
+        click.UsageError: they are no whole numbers.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise click.UsageError(f"--neuron is {text!r}; it must be whole numbers such as 3,4.")
+    return tuple(int(part) for part in parts)

@@ -1,16 +1,27 @@
 """`deepinside visualize`: pictures of classes."""
 
 import dataclasses
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepinside.cli.class_files import (
+    TASK,
+    batches_of,
+    differences,
+    empty,
+    goal_name,
+    keep_state,
+    read_states,
+    show,
+    state_file,
+    write,
+    write_sheet,
+)
 from deepinside.cli.errors import reports_errors
 from deepinside.cli.inputs import EXAMPLE_PREFIX, example_path, file_sha256
-from deepinside.cli.manifest import Manifest, Record, finite
+from deepinside.cli.manifest import Manifest
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
@@ -20,19 +31,19 @@ from deepinside.cli.options import (
     model_option,
     output_option,
     overwrite_option,
+    place,
     preprocessing_option,
     quiet_option,
     size_option,
 )
 from deepinside.cli.progress import progress_bar, say
-from deepinside.cli.slugs import class_slug
 
 if TYPE_CHECKING:
-    from deepinside.engine import ClassImage, Progress
+    from deepinside.engine import Engine, Progress
 
 __all__ = ["visualize"]
 
-_TASK = "visualization"
+_FRAMES = 32  # of an animation, about
 
 
 @click.command()
@@ -41,13 +52,27 @@ _TASK = "visualization"
     "--target",
     "targets",
     multiple=True,
-    required=True,
     metavar="CLASS",
-    help="Class to draw: an index or a label. May be repeated.",
+    help="Class to draw: an index, a label, or a mix '0.5*tiger cat + 0.5*ostrich'. May be "
+    "repeated.",
 )
+@click.option("--layer", metavar="NAME", help="Draw channels of a layer (inspect --layers).")
+@click.option(
+    "--channel",
+    "channels",
+    type=int,
+    multiple=True,
+    metavar="N",
+    help="Channel of the layer. May be repeated.",
+)
+@click.option("--neuron", metavar="Y,X", help="One place of the layer instead of all.")
 @model_option
 @output_option
-@click.option("--preset", default="paper", show_default=True, help="Named settings.")
+@click.option(
+    "--preset",
+    metavar="paper|natural",
+    help="Named settings.  [default: natural for files with that step, else paper]",
+)
 @click.option("--steps", type=int, metavar="N", help="Number of steps.  [default: the preset's]")
 @click.option("--step-size", type=float, metavar="X", help="Length factor of a step.")
 @click.option("--l2", type=float, metavar="X", help="Weight of the penalty l2 * |picture|^2.")
@@ -58,7 +83,14 @@ _TASK = "visualization"
     metavar="zeros|noise|IMAGE",
     help="Start: the mean picture, faint noise, or a picture.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the noise.")
+@click.option("--total-variation", type=float, metavar="X", help="Weight of the roughness.")
+@click.option("--jitter", type=float, metavar="X", help="Shift of the views, parts of the side.")
+@click.option("--rotation", type=float, metavar="X", help="Turn of the views, degrees.")
+@click.option("--zoom", type=float, metavar="X", help="Zoom of the views, a factor.")
+@click.option("--detail", type=float, metavar="X", help="Part of the frequencies to begin with.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, metavar="N", help="Of noise and views."
+)
 @click.option("--snapshot-every", type=int, metavar="N", help="Also write every Nth step.")
 @click.option(
     "--score-every",
@@ -71,6 +103,19 @@ _TASK = "visualization"
 @click.option(
     "--patience", type=int, metavar="N", help="Stop when the scores have not risen for N steps."
 )
+@click.option(
+    "--animation", type=click.Choice(["gif", "apng"]), help="Also write the ascent as a film."
+)
+@click.option(
+    "--sheet",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.png|FILE.jpg",
+    help="Also write all pictures on one sheet.",
+)
+@click.option(
+    "--state-every", type=click.IntRange(min=1), metavar="N", help="Keep the state every N steps."
+)
+@click.option("--resume", is_flag=True, help="Go on from the states that DIR holds.")
 @size_option
 @device_option
 @batch_size_option("Classes")
@@ -85,12 +130,19 @@ def visualize(
     context: click.Context,
     /,
     targets: tuple[str, ...],
+    layer: str | None,
+    channels: tuple[int, ...],
+    neuron: str | None,
     model: str | None,
     output: Path,
     device: str,
     batch_size: int,
     preprocessing: Path | None,
     labels: Path | None,
+    animation: str | None,
+    sheet: Path | None,
+    state_every: int | None,
+    resume: bool,
     as_json: bool,
     overwrite: bool,
     quiet: bool,
@@ -98,8 +150,9 @@ def visualize(
 ) -> None:
     """Draw what the classifier takes for the ideal of a class.
 
-    The picture climbs from its start along the gradient of the class's score, held back by an L2
-    penalty. For each class, DIR gets
+    The picture climbs from its start along the gradient of the class's score. Preset paper holds it
+    back by an L2 penalty, as the paper does; preset natural draws a spectrum that is seen from
+    changing views, which gives pictures on modern networks too. For each class, DIR gets
 
     \b
       CLASS.png       the picture
@@ -113,85 +166,114 @@ def visualize(
     \b
     Examples:
       deepinside visualize -t goose
-      deepinside visualize -t 285 -t dalmatian --steps 400 --l2 0.005
+      deepinside visualize -t flamingo -t goldfish --preset natural --sheet sheet.png
+      deepinside visualize -t "0.5*tiger cat + 0.5*ostrich" --preset natural --animation gif
+      deepinside visualize --layer head --channel 7 --preset natural
       deepinside visualize -t ostrich --init noise --seed 7 --snapshot-every 50
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
     from deepinside.engine import DivergenceError, Engine
     from deepinside.engine.modelfile import content_sha256
-    from deepinside.engine.visualize import ascent_settings
+    from deepinside.engine.settings import ascent_settings
 
+    targets = _targets(targets, layer, channels, neuron)
     file = exported_file(
-        model, _TASK, device=device, preprocessing=preprocessing, labels=labels, quiet=quiet
+        model,
+        TASK,
+        device=device,
+        preprocessing=preprocessing,
+        labels=labels,
+        quiet=quiet,
+        options=_export_options(settings["preset"], layer, neuron),
     )
     engine = Engine(file, device)
-    classes = engine.classes(targets)
+    _check_layer(engine, layer, neuron)
+    settings["preset"] = engine.fitting_preset(settings["preset"])
+    goals = engine.goals(targets)
     init = settings["init"]
     if init.startswith(EXAMPLE_PREFIX):
         settings["init"] = example_path(init)
-    made_with = {
+    snapshots = settings["snapshot_every"] is not None
+    if animation is not None and not snapshots:
+        steps = ascent_settings(**settings).steps
+        settings["snapshot_every"] = max(1, steps // _FRAMES)
+    made_with: dict[str, Any] = {
         "settings": {**dataclasses.asdict(ascent_settings(**settings)), "init": init},
         "init_sha256": None if init in ("zeros", "noise") else file_sha256(Path(settings["init"])),
         "model_sha256": engine.contract.source_sha256,
         "file_sha256": content_sha256(file),
     }
+    if animation is not None:
+        made_with["settings"]["animation"] = animation
     failed = kept = 0
     with Manifest(output) as manifest:
-        names = {index: class_slug(index, engine.contract.label(index)) for index in classes}
+        names = {goal: goal_name(goal, engine.contract) for goal in goals}
         wanted = []
-        for index in classes:
-            existing = output / f"{names[index]}.npy"
+        for goal in goals:
+            name, label = names[goal], goal.label(engine.contract)
+            existing = output / f"{name}.npy"
             if overwrite or not existing.exists():
-                wanted.append(index)
+                wanted.append(goal)
                 continue
-            known = manifest.get(_TASK, names[index])
-            differences = ", ".join(_differences(known, made_with))
-            if known is None or differences:
+            known = manifest.get(TASK, name)
+            unlike = ", ".join(differences(known, made_with))
+            if known is None or unlike:
                 failed += 1
                 error = (
-                    f"{existing} was made otherwise ({differences}): replace it with --overwrite, "
+                    f"{existing} was made otherwise ({unlike}): replace it with --overwrite, "
                     "or choose another folder with -o."
                 )
                 say(f"Error: {error}")
-                record = _empty(names[index], index, engine.contract.label(index), error)
+                record = empty(name, goal.index, label, error)
                 # The rest goes on describing the files that are there.
                 manifest.add({**(known or record), "status": "failed", "error": error})
-                _show(record, output, as_json=as_json)
-            elif not all((output / name).exists() for name in known["files"]):
-                wanted.append(index)
+                show(record, output, as_json=as_json)
+            elif not all((output / part).exists() for part in known["files"]):
+                wanted.append(goal)
             else:
                 kept += 1
                 say(f"Kept: {existing} exists; replace it with --overwrite.", quiet=quiet)
                 if known["status"] != "ok":
                     manifest.add({**known, "status": "ok", "error": None})
-                _show({**known, "status": "kept", "error": None}, output, as_json=as_json)
-        size = engine.spec.batch or batch_size
-        total = -(-len(wanted) // size)
-        for number, start in enumerate(range(0, len(wanted), size), 1):
-            part = wanted[start : start + size]
-            title = "Classes" if total == 1 else f"Classes, batch {number} of {total}"
+                show({**known, "status": "kept", "error": None}, output, as_json=as_json)
+        states = read_states(output, names, wanted) if resume else {}
+        parts = list(batches_of(wanted, states, engine.spec.batch or batch_size))
+        for number, part in enumerate(parts, 1):
+            title = "Classes" if len(parts) == 1 else f"Classes, batch {number} of {len(parts)}"
             try:
                 with progress_bar(title, quiet=quiet) as advance:
 
                     def shown(state: "Progress", advance: Any = advance) -> None:
                         advance(state.step, state.steps, f"score {state.scores.mean():.2f}")
 
-                    images = engine.visualize(part, batch_size=size, progress=shown, **settings)
+                    images = engine.visualize(
+                        part,
+                        batch_size=len(part),
+                        progress=shown,
+                        resume=[states[goal] for goal in part] if part[0] in states else None,
+                        state_every=state_every,
+                        on_state=lambda state: keep_state(output, names, state),
+                        **settings,
+                    )
             except DivergenceError as error:
                 say(f"Error: {error}")
                 failed += len(part)
-                for index in part:
-                    label = engine.contract.label(index)
-                    record = _empty(names[index], index, label, str(error))
+                for goal in part:
+                    label = goal.label(engine.contract)
+                    record = empty(names[goal], goal.index, label, str(error))
                     manifest.add(record)
-                    _show(record, output, as_json=as_json)
+                    show(record, output, as_json=as_json)
                 continue
-            for image in images:
-                record = _write(image, names[image.index], output) | made_with
+            for goal, image in zip(part, images, strict=True):
+                found = write(image, names[goal], output, animation=animation, snapshots=snapshots)
+                record = found | made_with
                 manifest.add(record)
-                _show(record, output, as_json=as_json)
+                state_file(output, names[goal]).unlink(missing_ok=True)
+                show(record, output, as_json=as_json)
+        if sheet is not None:
+            write_sheet(sheet, output, [manifest.get(TASK, names[goal]) for goal in goals])
     if wanted and engine.contract.preprocessing is None:
         say("No PNG was written: the model file has no preprocessing record.", quiet=quiet)
-    done = len(classes) - failed - kept
+    done = len(goals) - failed - kept
     say(
         f"{done} done, {kept} kept, {failed} failed, on {engine.device}; results are in {output}",
         quiet=quiet,
@@ -200,76 +282,38 @@ def visualize(
         context.exit(1)
 
 
-def _write(image: "ClassImage", name: str, output: Path) -> Record:
-    from deepinside.engine.files import save_array, save_picture
-
-    files = []
-    for snapshot in image.snapshots:
-        if snapshot.picture is not None:
-            files.append(f"{name}.step-{snapshot.step:05d}.png")
-            save_picture(output / files[-1], snapshot.picture)
-    if image.picture is not None:
-        files.insert(0, f"{name}.png")
-        save_picture(output / files[0], image.picture)
-    # Last: its presence says that the class is done.
-    files.insert(0, f"{name}.npy")
-    save_array(output / files[0], image.image)
-    return {
-        "task": _TASK,
-        "input": name,
-        "status": "ok",
-        "index": image.index,
-        "label": image.label,
-        "score": finite(image.score),
-        "steps": image.steps,
-        "stopped_early": image.stopped_early,
-        "score_curve": {"steps": list(image.score_steps), "scores": list(image.scores)},
-        "files": files,
-        "error": None,
-    }
+def _targets(
+    targets: tuple[str, ...], layer: str | None, channels: tuple[int, ...], neuron: str | None
+) -> tuple[str, ...]:
+    """Classes, or the channels that stand in their place."""
+    if layer is None:
+        if channels or neuron is not None:
+            raise click.UsageError("--channel and --neuron are of a layer: name it with --layer.")
+        if not targets:
+            raise click.UsageError("Missing option '-t' / '--target'.")
+        return targets
+    if targets or not channels:
+        raise click.UsageError("--layer goes with --channel N, and without -t.")
+    return tuple(str(channel) for channel in channels)
 
 
-def _differences(known: Record | None, made_with: Record) -> Iterator[str]:
-    """What an existing class picture was made with otherwise, in words."""
-    if known is None or "settings" not in known:
-        yield "nothing says how"
-        return
-    for name, value in made_with["settings"].items():
-        earlier = known["settings"].get(name)
-        if earlier != value:
-            yield f"{name} {_word(earlier)} instead of {_word(value)}"
-    if known.get("model_sha256") != made_with["model_sha256"]:
-        yield "another model"
-    elif known.get("file_sha256") != made_with["file_sha256"]:
-        yield "another export of the model"
-    if (
-        known["settings"].get("init") == made_with["settings"]["init"]
-        and known.get("init_sha256") != made_with["init_sha256"]
-    ):
-        yield "the picture it starts from has changed"
+def _export_options(preset: str | None, layer: str | None, neuron: str | None) -> dict[str, Any]:
+    """How a plain classifier is exported for the preset."""
+    options: dict[str, Any] = {"step_rule": "natural"} if preset == "natural" else {}
+    if layer is not None:
+        options["layer"] = layer
+    if neuron is not None:
+        options["neuron"] = place(neuron)
+    return options
 
 
-def _word(value: object) -> str:
-    return "none" if value is None else str(value)
-
-
-def _empty(name: str, index: int, label: str | None, error: str | None) -> Record:
-    """The record of a class without a picture."""
-    return {
-        "task": _TASK,
-        "input": name,
-        "status": "failed",
-        "index": index,
-        "label": label,
-        "files": [],
-        "error": error,
-    }
-
-
-def _show(record: Record, output: Path, *, as_json: bool) -> None:
-    paths = [str(output / name) for name in record["files"]]
-    if as_json:
-        click.echo(json.dumps({**record, "files": paths}, ensure_ascii=False))
-        return
-    for path in paths:
-        click.echo(path)
+def _check_layer(engine: "Engine", layer: str | None, neuron: str | None) -> None:
+    """An exported file has the layer that it was exported for."""
+    contract = engine.contract
+    asked = (layer, None if neuron is None else place(neuron))
+    if asked not in ((None, None), (contract.layer, contract.neuron)):
+        raise click.UsageError(
+            f"{engine.session.path} is exported already, for "
+            f"{'classes' if contract.layer is None else 'the layer ' + contract.layer}: export the "
+            "classifier again with --layer and --neuron."
+        )

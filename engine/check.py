@@ -21,6 +21,7 @@ predictions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from PIL import Image
 from deepinside.engine.contract import Contract
 from deepinside.engine.errors import SettingError, TaskError
 from deepinside.engine.inputs import InputSpec
+from deepinside.engine.natural import spectrum_of
 from deepinside.engine.results import CheckReport
 from deepinside.engine.session import Session
 
@@ -48,11 +50,35 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class _Scorer:
-    """Score and gradient of single images, for either task's file."""
+    """Score and gradient of single images, for either task's file.
+
+    In a file with the natural step, the images are spectra `(C, H, W)`, seen from a turned view.
+    """
 
     session: Session
     spec: InputSpec
     target: int
+
+    @property
+    def natural(self) -> bool:
+        """Whether the file holds the natural step."""
+        return self.spec.contract.step_rule == "natural"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the images."""
+        return np.dtype(np.float32) if self.natural else self.spec.dtype
+
+    def masked(self, image: Floats, mask: NDArray[np.bool_]) -> Floats:
+        """An image with a mask `(H, W, 1)` laid on."""
+        if self.natural:
+            return image * mask[..., 0]
+        return self.spec.as_input(self.spec.as_picture(image) * mask)
+
+    def size(self, image: Floats) -> tuple[int, int]:
+        """Height and width."""
+        height, width = image.shape[1:] if self.natural else self.spec.as_picture(image).shape[:2]
+        return height, width
 
     def scores(self, images: Sequence[NDArray[np.floating]], index: int) -> Floats:
         """S_c of each image, one class for all."""
@@ -60,17 +86,21 @@ class _Scorer:
         size = self.spec.batch or 4
         for start in range(0, len(images), size):
             part = images[start : start + size]
-            batch = np.stack([*part, *[part[-1]] * (size - len(part))]).astype(self.spec.dtype)
+            batch = np.stack([*part, *[part[-1]] * (size - len(part))]).astype(self.dtype)
             output = self._run(["score"], batch, index)["score"]
             found.extend(output[: len(part)].astype(np.float64))
         return np.array(found)
 
     def gradient(self, image: NDArray[np.floating]) -> tuple[Floats, int]:
         """dS_c/dI and the class that it belongs to."""
-        batch = np.stack([image] * (self.spec.batch or 1)).astype(self.spec.dtype)
+        batch = np.stack([image] * (self.spec.batch or 1)).astype(self.dtype)
         if self.spec.contract.task == "saliency":
             parts = self._run(["gradient", "target_index"], batch, self.target)
             return parts["gradient"][0].astype(np.float64), int(parts["target_index"][0])
+        if self.natural:
+            # Adam's first moment, from 0 and before any step, is a tenth of the gradient.
+            moment = self._run(["next_first_moment"], batch, max(self.target, 0))
+            return moment["next_first_moment"][0].astype(np.float64) * 10, max(self.target, 0)
         # next_image - I is step_size * gradient; the picture is small against a long step.
         length = 1e4
         moved = self._run(["next_image"], batch, max(self.target, 0), length)["next_image"]
@@ -81,6 +111,13 @@ class _Scorer:
         self, parts: list[str], batch: NDArray[np.floating], index: int, length: float = 0.0
     ) -> dict[str, NDArray[np.floating]]:
         names = self.spec.contract.names
+        if self.natural:
+            given = _natural_inputs(batch.astype(np.float32), index)
+            outputs = self.session.run(
+                [names[part] for part in parts],
+                {names[part]: value for part, value in given.items()},
+            )
+            return dict(zip(parts, outputs, strict=True))
         feeds: dict[str, NDArray[np.generic]] = {names["image"]: batch}
         if "target" in names:
             feeds[names["target"]] = np.full(len(batch), index, dtype=np.int64)
@@ -89,6 +126,23 @@ class _Scorer:
             feeds[names["l2"]] = np.asarray(0, dtype=self.spec.dtype)
         outputs = self.session.run([names[part] for part in parts], feeds)
         return dict(zip(parts, outputs, strict=True))
+
+
+def _natural_inputs(spectra: NDArray[np.float32], index: int) -> dict[str, NDArray[np.generic]]:
+    """Inputs of a natural step whose objective is the score of one class."""
+    cosine, sine = 1.1 * np.cos(0.1), 1.1 * np.sin(0.1)
+    view = [cosine, -sine, 2.0, sine, cosine, -1.0]
+    nothing = np.zeros((), np.float32)
+    return {
+        "spectrum": spectra,
+        "first_moment": np.zeros_like(spectra),
+        "second_moment": np.zeros_like(spectra),
+        "step": np.zeros((), np.int64),
+        "target": np.full((len(spectra), 1), index, dtype=np.int64),
+        "weights": np.ones((len(spectra), 1), np.float32),
+        "schedule": np.array([[*view, 1.0, 1.0]], np.float32),
+        **dict.fromkeys(("step_size", "l2", "total_variation"), nothing),
+    }
 
 
 def check_gradient(
@@ -105,7 +159,8 @@ def check_gradient(
     Args:
         session: an open file of either task.
         spec: its image input.
-        images: image inputs without batch axis.
+        images: image inputs without batch axis; in a file with the natural step, their spectra
+            are moved.
         target: class index; -1 for each image's best class (class 0 in a visualization file).
         tolerance: largest relative error that passes.
         seed: of the random directions.
@@ -119,6 +174,9 @@ def check_gradient(
         raise SettingError(f"tolerance is {tolerance}; it must be positive.")
     _require_derivative(session, spec.contract)
     scorer = _Scorer(session, spec, target)
+    record = spec.contract.preprocessing
+    if scorer.natural and record is not None:
+        images = [spectrum_of(spec.as_picture(image), record) for image in images]
     random = np.random.default_rng(seed)
     pairs = [_check_image(scorer, image, random, tolerance) for image in images]
     aimed, blind = (tuple(group) for group in zip(*pairs, strict=True))
@@ -178,12 +236,12 @@ def _check_image(
     scorer: _Scorer, image: NDArray[np.floating], random: np.random.Generator, tolerance: float
 ) -> tuple[float, float]:
     """Errors of the aimed and of the blind directions."""
-    point = image.astype(scorer.spec.dtype)
+    point = image.astype(scorer.dtype)
     gradient, index = scorer.gradient(point)
     base = float(scorer.scores([point], index)[0])
     if not np.isfinite(gradient).all() or not np.isfinite(base):
         return float("inf"), float("inf")
-    aimed = _aimed_directions(gradient, scorer.spec, random)
+    aimed = _aimed_directions(gradient, scorer, random)
     blind = [_unit(random.standard_normal(gradient.shape)) for _ in range(_BLIND)]
     length = float(np.linalg.norm(gradient))
     # What one step of length 1 changes; without any gradient the score must stand still.
@@ -232,15 +290,14 @@ def _error(
 
 
 def _aimed_directions(
-    gradient: Floats, spec: InputSpec, random: np.random.Generator
+    gradient: Floats, scorer: _Scorer, random: np.random.Generator
 ) -> list[Floats]:
     """The gradient and patches of it, unit vectors."""
-    picture = spec.as_picture(gradient)
-    height, width, _ = picture.shape
+    height, width = scorer.size(gradient)
     masks = [
         _smooth(height, width, 1, random, Image.Resampling.NEAREST) > 0 for _ in range(_PATCHES)
     ]
-    return [_unit(gradient), *(_unit(spec.as_input(picture * mask)) for mask in masks)]
+    return [_unit(gradient), *(_unit(scorer.masked(gradient, mask)) for mask in masks)]
 
 
 def _unit(vector: Floats) -> Floats:

@@ -12,19 +12,26 @@ from deepinside.engine.record import Preprocessing, parse_record
 
 __all__ = ["CONTRACT_VERSION", "PREFIX", "Contract", "ScoreSource", "parse_contract"]
 
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
 PREFIX = "deepinside."
 
 Task = Literal["saliency", "visualization"]
 Activation = Literal["none", "softmax", "log_softmax", "sigmoid"]
 ScoreKind = Literal["logit", "probability"]
-StepRule = Literal["plain", "normalized"]
+StepRule = Literal["plain", "normalized", "natural"]
 Relu = Literal["gradient", "deconvnet", "guided"]
 Autodiff = Literal["standard", "ort-training"]
 
 _NEEDED_NAMES: Mapping[str, tuple[str, ...]] = {
     "saliency": ("image", "class_scores"),
     "visualization": ("image", "target", "step_size", "l2", "next_image", "score"),
+    "natural": (
+        *("spectrum", "first_moment", "second_moment", "step", "target", "weights"),
+        *("step_size", "l2", "total_variation", "schedule"),
+        *("next_spectrum", "next_first_moment", "next_second_moment", "next_step"),
+        *("image", "score"),
+    ),
+    "loop": ("target", "image", "score", "scores"),
 }
 
 
@@ -59,13 +66,16 @@ class Contract:
         activation: what the classifier applies to the unnormalised scores.
         score: what `score` means.
         target_input: `optional`, `required`, `fixed:INDEX`; None in a visualization file.
-        step_rule: `plain` or `normalized`; None in a saliency file.
+        step_rule: `plain`, `normalized` or `natural`; None in a saliency file.
         relu: backward rule of ReLU.
         autodiff: what built the gradient: `standard`, or `ort-training`, whose operators only
             onnxruntime-training has.
         preprocessing: how a picture becomes the input; None where not known.
         labels: one name per class; None where not known.
         licence: of the weights; None where not known.
+        layer: name of the layer whose channels stand in place of the classes; None for classes.
+        neuron: place in that layer; None for the channels' means.
+        loop: steps of an ascent that the file holds as a whole; None for a single step.
         straight_through: number of quantising nodes whose rounding the gradient ignores.
     """
 
@@ -86,6 +96,9 @@ class Contract:
     preprocessing: Preprocessing | None
     labels: tuple[str, ...] | None
     licence: str | None
+    layer: str | None = None
+    neuron: tuple[int, ...] | None = None
+    loop: int | None = None
     straight_through: int = 0
 
     @property
@@ -128,6 +141,10 @@ def parse_contract(metadata: Mapping[str, str], *, where: str) -> Contract:
             f"version {CONTRACT_VERSION}: run pip install --upgrade deepinside."
         )
     task: Task = reader.choice("task", get_args(Task))
+    rule: StepRule | None = None
+    if task == "visualization":
+        rule = reader.choice("step_rule", get_args(StepRule))
+    loop = reader.integer("loop") if f"{PREFIX}loop" in metadata else None
     classes = reader.integer("num_classes")
     layout: Layout = reader.choice("layout", get_args(Layout))
     return Contract(
@@ -135,21 +152,21 @@ def parse_contract(metadata: Mapping[str, str], *, where: str) -> Contract:
         tool_version=reader.text("tool_version"),
         task=task,
         source_sha256=reader.text("source_sha256"),
-        names=reader.names(task),
+        names=reader.names("loop" if loop else "natural" if rule == "natural" else task),
         layout=layout,
         picture=reader.picture() if layout == "flat" else None,
         num_classes=classes,
         activation=reader.choice("activation", get_args(Activation)),
         score=reader.score(),
         target_input=reader.target_input(classes) if task == "saliency" else None,
-        step_rule=(
-            reader.choice("step_rule", get_args(StepRule)) if task == "visualization" else None
-        ),
+        step_rule=rule,
+        loop=loop,
         relu=reader.choice("relu", get_args(Relu)),
         autodiff=reader.autodiff(),
-        preprocessing=reader.preprocessing(),
+        preprocessing=reader.preprocessing(required=rule == "natural"),
         labels=reader.labels(classes),
         licence=metadata.get(f"{PREFIX}licence"),
+        **reader.layer(),
         straight_through=(
             reader.integer("straight_through") if f"{PREFIX}straight_through" in metadata else 0
         ),
@@ -200,9 +217,9 @@ class _Reader:
             raise self.broken(key, f"holds a {type(value).__name__}, not a {kind.__name__}")
         return value
 
-    def names(self, task: str) -> Mapping[str, str]:
+    def names(self, kind: str) -> Mapping[str, str]:
         names = self.decoded("names", dict)
-        missing = [part for part in _NEEDED_NAMES[task] if not isinstance(names.get(part), str)]
+        missing = [part for part in _NEEDED_NAMES[kind] if not isinstance(names.get(part), str)]
         if missing:
             raise self.broken("names", f"lacks {', '.join(missing)}")
         return MappingProxyType(dict(names))
@@ -224,6 +241,16 @@ class _Reader:
             raise self.broken("score", "lacks kind, tensor or bypassed")
         return ScoreSource(value["kind"], value["tensor"], tuple(map(str, bypassed)))
 
+    def layer(self) -> dict[str, Any]:
+        """Added to the contract later: absent from files of classes."""
+        if f"{PREFIX}layer" not in self.metadata:
+            return {}
+        value = self.decoded("layer", dict)
+        name, neuron = value.get("name"), value.get("neuron")
+        if not isinstance(name, str) or not isinstance(neuron, (list, type(None))):
+            raise self.broken("layer", "lacks name or neuron")
+        return {"layer": name, "neuron": None if neuron is None else tuple(map(int, neuron))}
+
     def target_input(self, classes: int) -> str:
         text = self.text("target_input")
         word, _, index = text.partition(":")
@@ -232,8 +259,8 @@ class _Reader:
             raise self.broken("target_input", f"is {text!r}, not optional, required or fixed:INDEX")
         return text
 
-    def preprocessing(self) -> Preprocessing | None:
-        if f"{PREFIX}preprocessing" not in self.metadata:
+    def preprocessing(self, *, required: bool) -> Preprocessing | None:
+        if not required and f"{PREFIX}preprocessing" not in self.metadata:
             return None
         return parse_record(self.decoded("preprocessing", dict), where=self.where)
 

@@ -10,14 +10,18 @@ from numpy.typing import NDArray
 from deepinside.engine.check import check_gradient, smooth_images
 from deepinside.engine.contract import Contract, parse_contract
 from deepinside.engine.errors import SettingError, TargetError, TaskError
+from deepinside.engine.goals import Goal, find_goal
 from deepinside.engine.inputs import ImageLike, input_spec, iterate_images, prepare
 from deepinside.engine.modelfile import read_header
+from deepinside.engine.presets import find_preset
 from deepinside.engine.results import CheckReport, ClassImage, InputFailure, InputMaps, SaliencyMap
 from deepinside.engine.saliency import GradientPass, saliency_batches
 from deepinside.engine.session import PlacedNode, Session, SessionSettings, open_session
+from deepinside.engine.settings import ascent_settings
 from deepinside.engine.sizes import PictureSize, chosen_size
+from deepinside.engine.state import AscentState
 from deepinside.engine.targets import find_class, plan_targets
-from deepinside.engine.visualize import Progress, ascend, ascent_settings, batches
+from deepinside.engine.visualize import Progress, ascend, batches
 
 __all__ = ["Engine", "Target", "Targets", "read_contract"]
 
@@ -157,12 +161,9 @@ class Engine:
 
     def visualize(
         self,
-        targets: Targets,
+        targets: Targets | Sequence[Goal],
         *,
-        preset: str = "paper",
-        steps: int | None = None,
-        step_size: float | None = None,
-        l2: float | None = None,
+        preset: str | None = None,
         init: ImageLike = "zeros",
         seed: int = 0,
         batch_size: int = _BATCH_SIZE,
@@ -171,15 +172,18 @@ class Engine:
         patience: int | None = None,
         size: PictureSize | None = None,
         progress: Callable[[Progress], None] | None = None,
+        resume: Sequence[AscentState] | None = None,
+        state_every: int | None = None,
+        on_state: Callable[[AscentState], None] | None = None,
+        **numbers: float | None,
     ) -> list[ClassImage]:
         """Class pictures: `argmax_I S_c(I) - l2 * ||I||^2` by gradient ascent.
 
         Args:
-            targets: a class index, a label, or a sequence of these.
-            preset: named settings, `deepinside.engine.PRESETS`.
-            steps: at most so many, instead of the preset's.
-            step_size: length factor of a step, instead of the preset's.
-            l2: weight of the penalty, instead of the preset's.
+            targets: a class index, a label, a mix such as `0.5*tiger cat + 0.5*ostrich` (in a
+                file with the natural step), or a sequence of these.
+            preset: named settings, `deepinside.engine.PRESETS`; None for what goes with the file:
+                `natural` with the natural step, else `paper`.
             init: `zeros`, `noise`, or an image as in `saliency`.
             seed: of the noise.
             batch_size: classes that are optimised at once.
@@ -188,36 +192,87 @@ class Engine:
             patience: stop once no class's score has risen by a thousandth for so many steps.
             size: as in `saliency`; `original` is that of an image in `init`.
             progress: called whenever the scores are read.
+            resume: states to go on from, one per target and all of one step and one batch: the
+                result is that of an undisturbed run with the same batch.
+            state_every: give `on_state` the states every so many steps.
+            on_state: called with each picture's state; `engine.state` saves and loads them.
+            numbers: instead of the preset's, by the names of `Preset`: `steps`, `step_size`, `l2`;
+                with the natural step also `total_variation`, `jitter`, `rotation`, `zoom`,
+                `detail`.
 
         Raises:
             DivergenceError: a score or picture became infinite or not a number.
             SettingError: a setting is not possible.
-            TargetError: no such class.
-            TaskError: the file is not a visualization file.
+            TargetError: no such class, or a mix in a file that takes none.
+            TaskError: the file is not a visualization file, or its step is not the preset's.
         """
         self._require("visualization")
         _require_positive("batch_size", batch_size)
         settings = ascent_settings(
-            preset,
-            steps=steps,
-            step_size=step_size,
-            l2=l2,
+            self.fitting_preset(preset),
             init=init,
             seed=seed,
             snapshot_every=snapshot_every,
             score_every=score_every,
             patience=patience,
             size=size,
+            **numbers,
         )
         chosen = chosen_size(size, self.spec, str(self.session.path))
-        classes = self.classes(targets)
+        goals = self.goals(targets)
+        room = self.spec.batch or batch_size
+        if resume is not None and (len(goals) > room or len({s.step for s in resume}) != 1):
+            raise SettingError(
+                f"{len(resume)} states can't be gone on from at once: they have to be of one step, "
+                f"and at most {room} of them."
+            )
+        if state_every is not None:
+            _require_positive("state_every", state_every)
         return [
             image
-            for part in batches(classes, self.spec.batch or batch_size)
+            for part in batches(goals, room)
             for image in ascend(
-                self.session, self.spec, part, settings, init=init, size=chosen, progress=progress
+                self.session,
+                self.spec,
+                part,
+                settings,
+                init=init,
+                size=chosen,
+                progress=progress,
+                resume=resume,
+                state_every=state_every,
+                on_state=on_state,
             )
         ]
+
+    def fitting_preset(self, preset: str | None) -> str:
+        """The preset, or the one that goes with the file where none is named.
+
+        Raises:
+            SettingError: there is no such preset.
+            TaskError: the file's step is not the preset's.
+        """
+        natural = self.contract.step_rule == "natural"
+        if preset is None:
+            return "natural" if natural else "paper"
+        if (find_preset(preset).step_rule == "natural") != natural:
+            wanted = "plain" if natural else "natural"
+            raise TaskError(
+                f"{self.session.path} keeps the step rule {self.contract.step_rule!r}, with which "
+                f"preset {preset} does not go: export the classifier with --step-rule {wanted}."
+            )
+        return preset
+
+    def goals(self, targets: Targets | Sequence[Goal]) -> list[Goal]:
+        """What indices, labels and mixes mean, each once.
+
+        Raises:
+            TargetError: no such class, several fit, or a mix can't be read.
+        """
+        specs = [targets] if isinstance(targets, (int, np.integer, str)) else list(targets)
+        if not specs:
+            raise TargetError("no class was given.")
+        return list(dict.fromkeys(find_goal(spec, self.contract) for spec in specs))
 
     def classes(self, targets: Targets) -> list[int]:
         """The class indices of indices and labels, each once.
@@ -225,10 +280,7 @@ class Engine:
         Raises:
             TargetError: no such class, or several fit.
         """
-        specs = [targets] if isinstance(targets, (int, np.integer, str)) else list(targets)
-        if not specs:
-            raise TargetError("no class was given.")
-        return list(dict.fromkeys(find_class(spec, self.contract) for spec in specs))
+        return [goal.index for goal in self.goals(targets)]
 
     def check(
         self,
@@ -252,6 +304,7 @@ class Engine:
         Raises:
             EngineError: the file can't be checked.
         """
+        self._require_step()
         index = -1 if target == "top1" else find_class(target, self.contract)
         chosen = chosen_size(size, self.spec, str(self.session.path))
         arrays: list[NDArray[np.floating]]
@@ -279,6 +332,14 @@ class Engine:
             raise TaskError(
                 f"{self.session.path} is a {self.contract.task} file: export the classifier with "
                 f"--task {task} for this."
+            )
+        self._require_step()
+
+    def _require_step(self) -> None:
+        if self.contract.loop is not None:
+            raise TaskError(
+                f"{self.session.path} holds a whole ascent of {self.contract.loop} steps, which "
+                "any ONNX runtime runs in one call: export the classifier without --loop for this."
             )
 
 

@@ -101,7 +101,9 @@ def input_spec(session: Session, contract: Contract) -> InputSpec:
                 f"the metadata of {session.path} call the tensor {tensor!r} its {part}, but it has "
                 "no such input or output: export the file again."
             )
-    info = session.inputs.get(name)
+    # In the natural step and in loops, the image is worked out inside, and handed out.
+    inside = contract.step_rule == "natural" or contract.loop is not None
+    info = (session.outputs if inside else session.inputs).get(name)
     axes = 2 if contract.layout == "flat" else 4
     if info is None or info.dtype is None or info.dtype.kind != "f" or len(info.shape) != axes:
         raise ModelFileError(

@@ -97,9 +97,9 @@ class ClassImage:
         picture: uint8 `(H, W, 3)`, RGB, the mean added back; None where the file has no
             preprocessing record, which holds the mean.
         image: float32, the image input itself, normalised, in the model's layout.
-        index: of the class.
-        label: of the class, where the file has labels.
-        score: S_c of the final image.
+        index: of the class; of a mix, the class with the largest weight.
+        label: of the class or the mix, where the file has labels.
+        score: S_c of the final image; of a mix, the weighted sum.
         score_steps: numbers of steps at which the score was read; the last is the final image's.
         scores: S_c at those steps.
         steps: steps done.

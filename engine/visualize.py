@@ -6,58 +6,27 @@ Simonyan et al. 2014, section 2: `argmax_I S_c(I) - l2 * ||I||^2`. The update is
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from deepinside.engine.binding import PingPong
-from deepinside.engine.decode import Picture
+from deepinside.engine.ascent import open_ascent
 from deepinside.engine.errors import DivergenceError, SettingError, TaskError
+from deepinside.engine.goals import Goal
 from deepinside.engine.inputs import ImageLike, InputSpec, prepare
 from deepinside.engine.preprocess import picture_of
-from deepinside.engine.presets import find_preset
 from deepinside.engine.results import ClassImage, Snapshot
 from deepinside.engine.session import Session
-from deepinside.engine.sizes import PictureSize
+from deepinside.engine.settings import AscentSettings
+from deepinside.engine.state import AscentState
 
-__all__ = ["AscentSettings", "Progress", "ascend", "ascent_settings"]
+__all__ = ["Progress", "ascend", "batches"]
 
 # Standard deviation of the noise start, normalised input units: faint against a picture's 1.
 NOISE_DEVIATION = 0.1
 # A rise of the score below this fraction of its size counts as none.
 _LEAST_RISE = 1e-3
-
-
-@dataclass(frozen=True)
-class AscentSettings:
-    """Settings of the ascent.
-
-    Attributes:
-        preset: that the numbers started from.
-        steps: at most so many.
-        step_size: length factor of a step.
-        l2: weight of the penalty.
-        init: `zeros`, `noise`, or the name of a picture.
-        seed: of the noise.
-        snapshot_every: keep a picture every so many steps; None for none.
-        score_every: read the scores every so many steps.
-        patience: stop once the score has not risen for so many steps; None for never.
-        size: as it was asked for; None for the file's own.
-    """
-
-    preset: str
-    steps: int
-    step_size: float
-    l2: float
-    init: str
-    seed: int
-    snapshot_every: int | None
-    score_every: int
-    patience: int | None
-    size: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,72 +46,32 @@ class Progress:
     scores: NDArray[np.floating]
 
 
-def ascent_settings(
-    preset: str,
-    *,
-    steps: int | None,
-    step_size: float | None,
-    l2: float | None,
-    init: ImageLike,
-    seed: int,
-    snapshot_every: int | None,
-    score_every: int,
-    patience: int | None,
-    size: PictureSize | None = None,
-) -> AscentSettings:
-    """A preset's settings with the caller's on top.
-
-    Raises:
-        SettingError: a value is not possible.
-    """
-    chosen = find_preset(preset)
-    settings = AscentSettings(
-        preset=preset,
-        steps=chosen.steps if steps is None else steps,
-        step_size=chosen.step_size if step_size is None else step_size,
-        l2=chosen.l2 if l2 is None else l2,
-        init=_name_of(init),
-        seed=seed,
-        snapshot_every=snapshot_every,
-        score_every=score_every,
-        patience=patience,
-        size=size
-        if size is None or isinstance(size, str)
-        else "x".join(map(str, np.atleast_1d(size))),
-    )
-    for name in ("steps", "snapshot_every", "score_every", "patience"):
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise SettingError(f"{name} is {value}; it must be at least 1.")
-    if not (np.isfinite(settings.step_size) and settings.step_size > 0):
-        raise SettingError(f"step_size is {settings.step_size}; it must be a positive number.")
-    if not (np.isfinite(settings.l2) and settings.l2 >= 0):
-        raise SettingError(f"l2 is {settings.l2}; it must be 0 or a positive number.")
-    if settings.seed < 0:
-        raise SettingError(f"seed is {settings.seed}; it must be 0 or a positive number.")
-    return settings
-
-
 def ascend(
     session: Session,
     spec: InputSpec,
-    classes: Sequence[int],
+    goals: Sequence[Goal],
     settings: AscentSettings,
     *,
     init: ImageLike,
     size: tuple[int, int] | Literal["original"] | None = None,
     progress: Callable[[Progress], None] | None = None,
+    resume: Sequence[AscentState] | None = None,
+    state_every: int | None = None,
+    on_state: Callable[[AscentState], None] | None = None,
 ) -> list[ClassImage]:
     """Make the class pictures of one batch.
 
     Args:
         session: an open visualization file.
         spec: its image input.
-        classes: class index per picture; at most the file's fixed batch size.
+        goals: of each picture; at most the file's fixed batch size.
         settings: of the ascent.
         init: start: `zeros`, `noise`, or an image.
         size: of the pictures, where the file leaves it open; None for the record's.
         progress: called whenever the scores are read.
+        resume: states to go on from, one per goal and all of one step.
+        state_every: give `on_state` the states every so many steps.
+        on_state: called with each picture's state.
 
     Raises:
         DivergenceError: a score or picture became infinite or not a number.
@@ -150,73 +79,89 @@ def ascend(
         RunError: ONNX Runtime failed.
         TaskError: the size of the picture is open.
     """
-    count = len(classes)
-    padded = [*classes, *[classes[-1]] * ((spec.batch or count) - count)]
-    start = np.stack([_start(spec, index, settings, init, size) for index in padded])
-    loop = PingPong(
-        session,
-        spec.contract.names,
-        start,
-        constants={
-            "target": np.asarray(padded, dtype=np.int64),
-            "step_size": np.asarray(settings.step_size, dtype=spec.dtype),
-            "l2": np.asarray(settings.l2, dtype=spec.dtype),
-        },
-    )
+    count = len(goals)
+    classes = [goal.index for goal in goals]
+    padded = [*goals, *[goals[-1]] * ((spec.batch or count) - count)]
+    starts = [_start(spec, goal.index, settings, init, size) for goal in padded]
     curve: list[tuple[int, NDArray[np.floating]]] = []
-    snapshots: list[tuple[int, NDArray[np.floating]]] = []
+    snapshots: list[list[Snapshot]] = [[] for _ in goals]
+    begun = None
+    if resume:
+        for state, goal in zip(resume, goals, strict=True):
+            state.require(goal, asdict(settings), spec.contract.source_sha256)
+        begun = _stacked([*resume, *[resume[-1]] * (len(padded) - count)])
+        table = np.array([state.scores for state in resume])
+        curve = [(step, table[:, i]) for i, step in enumerate(resume[0].score_steps)]
+        snapshots = [list(state.snapshots) for state in resume]
+    ascent = open_ascent(session, spec, padded, settings, starts=starts, state=begun)
 
-    def record(step: int) -> None:
-        scores = loop.scores()[:count].astype(np.float64)
+    def record(step: int, read: NDArray[np.floating]) -> None:
+        scores = read[:count].astype(np.float64)
         _check_finite(scores, classes, step, settings)
         curve.append((step, scores))
         if progress is not None:
             progress(Progress(step, settings.steps, tuple(classes), scores))
 
-    done = 0
+    done = resume[0].step if resume else 0
     stopped = False
     while done < settings.steps and not stopped:
-        loop.step()
-        if done % settings.score_every == 0:
-            record(done)
+        scores = ascent.advance(read=done % settings.score_every == 0)
+        if scores is not None:
+            record(done, scores)
             stopped = _has_settled(curve, settings.patience)
         done += 1
         if settings.snapshot_every and done % settings.snapshot_every == 0:
-            snapshots.append((done, loop.image()[:count]))
-    loop.evaluate()
-    record(done)
-    images = loop.image()[:count].astype(np.float32)
+            for found, image in zip(snapshots, ascent.images(), strict=False):
+                found.append(Snapshot(done, _picture(image, spec)))
+        if on_state and state_every and done % state_every == 0 and done < settings.steps:
+            parts = ascent.state()
+            for n, goal in enumerate(goals):
+                on_state(
+                    AscentState(
+                        goal=goal,
+                        step=done,
+                        parts={k: v[n] if v.ndim else v for k, v in parts.items()},
+                        score_steps=tuple(step for step, _ in curve),
+                        scores=tuple(float(scores[n]) for _, scores in curve),
+                        snapshots=tuple(snapshots[n]),
+                        settings=asdict(settings),
+                        source=spec.contract.source_sha256,
+                    )
+                )
+    record(done, ascent.scores())
+    images = ascent.images()[:count].astype(np.float32)
     _check_finite(images.reshape(count, -1).sum(axis=1), classes, done, settings)
     return [
         ClassImage(
             picture=_picture(images[n], spec),
             image=images[n].copy(),
-            index=index,
-            label=spec.contract.label(index),
+            index=goal.index,
+            label=goal.label(spec.contract),
             score=float(curve[-1][1][n]),
             score_steps=tuple(step for step, _ in curve),
             scores=tuple(float(scores[n]) for _, scores in curve),
             steps=done,
             stopped_early=stopped,
             settings=asdict(settings),
-            snapshots=tuple(Snapshot(step, _picture(state[n], spec)) for step, state in snapshots),
+            snapshots=tuple(snapshots[n]),
         )
-        for n, index in enumerate(classes)
+        for n, goal in enumerate(goals)
     ]
 
 
-def batches(classes: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Consecutive parts of at most `size` classes."""
-    for start in range(0, len(classes), size):
-        yield classes[start : start + size]
+def batches(goals: Sequence[Goal], size: int) -> Iterator[Sequence[Goal]]:
+    """Consecutive parts of at most `size` goals."""
+    for start in range(0, len(goals), size):
+        yield goals[start : start + size]
 
 
-def _name_of(init: ImageLike) -> str:
-    if isinstance(init, (str, Path)):
-        return str(init)
-    if isinstance(init, Picture):
-        return init.source
-    return (isinstance(init, Image.Image) and str(getattr(init, "filename", ""))) or "array"
+def _stacked(states: Sequence[AscentState]) -> dict[str, NDArray[np.generic]]:
+    """The state of a batch; what all pictures share (the number of steps) once."""
+    first = states[0].parts
+    return {
+        part: np.stack([state.parts[part] for state in states]) if first[part].ndim else first[part]
+        for part in first
+    }
 
 
 def _start(

@@ -13,7 +13,8 @@ from deepinside.exporters.export import (
     export_saliency,
     export_visualization,
 )
-from deepinside.exporters.stage import ExportReport, GraphOptions
+from deepinside.exporters.layers import Layer
+from deepinside.exporters.stage import ExportReport, GraphOptions, layers_of
 
 __all__ = [
     "SALIENCY_OUTPUTS",
@@ -22,9 +23,11 @@ __all__ = [
     "ExportReport",
     "GradientError",
     "GraphOptions",
+    "Layer",
     "MissingPackageError",
     "MissingRuleError",
     "ScoreError",
     "export_saliency",
     "export_visualization",
+    "layers_of",
 ]

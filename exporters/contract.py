@@ -13,9 +13,11 @@ from deepinside.exporters.errors import ExportError
 
 __all__ = ["CONTRACT_VERSION", "check_record", "free_names", "metadata"]
 
-# A file says the lowest version that describes it: clients of version 1 can read all but flat ones.
+# A file says the lowest version that describes it: clients of version 1 can read all but flat
+# ones (2), the natural step and loops (3).
 CONTRACT_VERSION = "1"
 _FLAT_VERSION = "2"
+_NATURAL_VERSION = "3"
 
 _PREFIX = "deepinside."
 _RECORD_KEYS = {
@@ -77,7 +79,7 @@ def metadata(
     if labels is not None and len(labels) != classes:
         raise ExportError(f"{len(labels)} labels were given for {classes} classes.")
     values = {
-        "contract_version": CONTRACT_VERSION if picture is None else _FLAT_VERSION,
+        "contract_version": _version(picture, others),
         "tool_version": version("deepinside"),
         "task": task,
         "source_sha256": sha256,
@@ -100,6 +102,12 @@ def metadata(
     if licence is not None:
         values["licence"] = licence
     return {_PREFIX + key: value for key, value in values.items()}
+
+
+def _version(picture: Sequence[int] | None, others: Mapping[str, str]) -> str:
+    if others.get("step_rule") == "natural" or "loop" in others:
+        return _NATURAL_VERSION
+    return CONTRACT_VERSION if picture is None else _FLAT_VERSION
 
 
 def check_record(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
 
 from deepinside.exporters.errors import ExportError
+from deepinside.exporters.loop import wrap_in_loop
+from deepinside.exporters.natural import INPUTS, OUTPUTS, STATE, add_natural_step
 from deepinside.exporters.stage import ExportReport, Stage
 from deepinside.exporters.targets import add_target_input
 
@@ -16,7 +18,7 @@ __all__ = ["SALIENCY_OUTPUTS", "export_saliency", "export_visualization"]
 
 SALIENCY_OUTPUTS = ("score", "target_index", "gradient", "saliency")
 
-StepRule = Literal["plain", "normalized"]
+StepRule = Literal["plain", "normalized", "natural"]
 
 
 def export_saliency(
@@ -89,6 +91,8 @@ def export_visualization(
     output: str | Path,
     *,
     step_rule: StepRule = "plain",
+    loop: int | None = None,
+    defaults: Mapping[str, np.ndarray] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     labels: Sequence[str] | None = None,
     licence: str | None = None,
@@ -102,7 +106,11 @@ def export_visualization(
     Args:
         classifier: as in `export_saliency`.
         output: path of the file to write.
-        step_rule: `plain`, or `normalized`: d is divided by its root mean square per picture.
+        step_rule: `plain`; `normalized`: d is divided by its root mean square per picture; or
+            `natural`: Adam on the spectrum of a picture that is seen from changing views.
+        loop: write the whole ascent of so many steps as one ONNX Loop, instead of a single step.
+        defaults: with `loop`: part of the contract -> value of `step_size` and `l2`; with the
+            natural step also `total_variation`, `schedule` and the start `spectrum` `(C, H, W)`.
         preprocessing: as in `export_saliency`; its mean makes the result a picture again.
         labels: one name per class.
         licence: licence of the weights.
@@ -115,9 +123,35 @@ def export_visualization(
         ExportError: it can't be exported; the subclass and the text say why.
     """
     started = time.perf_counter()
-    if step_rule not in ("plain", "normalized"):
-        raise ExportError(f"step_rule can be plain or normalized, not {step_rule!r}.")
-    stage = Stage.open(classifier, options, preprocessing)
+    if step_rule not in get_args(StepRule):
+        choices = ", ".join(get_args(StepRule))
+        raise ExportError(f"step_rule can be {choices}, not {step_rule!r}.")
+    natural = step_rule == "natural"
+    fixed = natural or loop is not None
+    if fixed and options.get("autodiff", "standard") != "standard":
+        raise ExportError("the step rule natural and loops go with autodiff standard only.")
+    stage = Stage.open(classifier, options, preprocessing, fixed_size=fixed)
+    if natural:
+        names = stage.free_names([*INPUTS, *OUTPUTS], without_image=True)
+        add_natural_step(stage, names)
+    else:
+        names = _add_plain_step(stage, normalised=step_rule == "normalized")
+    extra: dict[str, str] = {"step_rule": step_rule}
+    if loop is not None:
+        zero = np.zeros((), np.float32)
+        begun = {"image": zero, "first_moment": zero, "second_moment": zero, "step": zero}
+        states = STATE if natural else ("image",)
+        values = {**begun, **(defaults or {})}
+        names = wrap_in_loop(stage, names, loop, states=states, defaults=values)
+        extra["loop"] = str(loop)
+    stage.model.metadata_props.update(
+        stage.metadata("visualization", names, labels, licence, **extra)
+    )
+    return stage.write(Path(output), "visualization", names, started)
+
+
+def _add_plain_step(stage: Stage, *, normalised: bool) -> dict[str, str]:
+    """Turn the classifier's graph into one step of the paper's ascent; the names of its parts."""
     op, image = stage.op, stage.image.value
     names = stage.free_names(["target", "step_size", "l2", "next_image", "score"])
     target = add_target_input(op, names["target"], optional=False)
@@ -132,7 +166,7 @@ def export_visualization(
         op.shapes.record(scalars[part], ())
     selected, gradient = stage.differentiate(target)
     direction = op.Sub(gradient, op.Mul(image, op.Mul(scalars["l2"], 2.0)))
-    if step_rule == "normalized":
+    if normalised:
         # In float32 whatever the image's type: squares leave the range of float16.
         single = image.dtype == ir.DataType.FLOAT
         wide = direction if single else op.Cast(direction, to=ir.DataType.FLOAT)
@@ -145,11 +179,7 @@ def export_visualization(
     op.graph.outputs.clear()
     stage.add_output(moved, names["next_image"], stage.output_shape("gradient"))
     stage.add_output(stage.like_image(selected.score), names["score"], stage.output_shape("score"))
-    names |= {"image": str(image.name)}
-    stage.model.metadata_props.update(
-        stage.metadata("visualization", names, labels, licence, step_rule=step_rule)
-    )
-    return stage.write(Path(output), "visualization", names, started)
+    return names | {"image": str(image.name)}
 
 
 def _fixed_target(target_input: str) -> int | None:

@@ -50,14 +50,21 @@ class ImageInput:
                     f"is a picture of {list(self.picture)} (height, width, channels)."
                 )
             return
-        axes = [axis for axis in (1, 2, 3) if axis != self.channel_axis]
-        for axis, length in zip(axes, size, strict=True):
+        for axis, length in zip(self.spatial_axes, size, strict=True):
             fixed = self.value.shape[axis]
             if isinstance(fixed, int) and fixed != length:
                 raise ClassifierError(
                     f"the preprocessing record's input_size is {list(size)}, and the image input "
                     f"{self.value.name!r} is ({_type(self.value)})."
                 )
+
+    def fix_size(self, size: Sequence[int]) -> None:
+        """Declare the height and width."""
+        if self.picture is None and self.value.shape is not None:
+            dims = list(self.value.shape.dims)
+            for axis, length in zip(self.spatial_axes, size, strict=True):
+                dims[axis] = length
+            self.value.shape = ir.Shape(dims)
 
     def keep_to(self, probed: Shape | None) -> None:
         """Declare axes fixed that are free in name only: at other sizes the classifier fails.
@@ -77,6 +84,11 @@ class ImageInput:
     def axes(self) -> list[int]:
         """All axes but the batch's."""
         return [1] if self.layout == "flat" else [1, 2, 3]
+
+    @property
+    def spatial_axes(self) -> list[int]:
+        """Height's and width's; of a flat input, once it has the picture's axes."""
+        return [axis for axis in (1, 2, 3) if axis != self.channel_axis]
 
     @property
     def channel_axis(self) -> int:

@@ -1,5 +1,6 @@
 """A classifier opened, prepared and understood: where both exports start, and how they end."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from deepinside.exporters.errors import ExportError
 from deepinside.exporters.finish import finish
 from deepinside.exporters.gradient import backpropagate, path_between, reached_from
 from deepinside.exporters.image import ImageInput, Layout, find_image
+from deepinside.exporters.layers import Layer, layer_scores, list_layers
 from deepinside.exporters.prepare import prepare
 from deepinside.exporters.registry import ReluMode, find_rule
 from deepinside.exporters.rules.quantisation import STRAIGHT_THROUGH
@@ -31,7 +33,7 @@ from deepinside.exporters.targets import Target, select_target
 
 Autodiff = Literal["standard", "ort-training"]
 
-__all__ = ["ExportReport", "GraphOptions", "Stage"]
+__all__ = ["ExportReport", "GraphOptions", "Stage", "layers_of"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class GraphOptions:
         image_size: (H, W) of the picture in a flat input, where there is no preprocessing record.
         score: `logit` (unnormalised) or `probability`.
         score_output: name of the output (or tensor) that holds the class scores.
+        layer: name of a layer whose channels stand in place of the classes.
+        neuron: place in the layer, `(y, x)`; None for the channels' means over the picture.
         relu: backward rule of ReLU: `gradient`, `deconvnet` or `guided`.
         autodiff: what builds the gradient: `standard` (this package, ONNX's own operators), or
             `ort-training` (onnxruntime-training's builder; the file runs on that runtime only).
@@ -87,6 +91,8 @@ class GraphOptions:
     image_size: tuple[int, int] | None = None
     score: ScoreKind = "logit"
     score_output: str | None = None
+    layer: str | None = None
+    neuron: tuple[int, ...] | None = None
     relu: ReluMode = "gradient"
     autodiff: Autodiff = "standard"
     optimize_for: OptimizeFor = "any"
@@ -105,9 +111,27 @@ class GraphOptions:
                 raise ExportError(f"{name} can be {possible}, not {getattr(self, name)!r}.")
         if self.autodiff == "ort-training" and self.relu != "gradient":
             raise ExportError("autodiff ort-training knows the gradient of ReLU only.")
+        if self.layer is not None and (self.score_output or self.score != "logit"):
+            raise ExportError("layer does not go with score_output or score probability.")
+        if self.neuron is not None and self.layer is None:
+            raise ExportError("neuron is a place in a layer: name it with layer.")
         size = self.image_size
         if size is not None and (len(size) != 2 or not all(length > 0 for length in size)):
             raise ExportError(f"image_size can be (height, width) in pixels, not {size!r}.")
+
+
+def layers_of(classifier: Any, **options: Any) -> list[Layer]:
+    """The layers of a classifier, whose channels `layer` can put in place of the classes.
+
+    Args:
+        classifier: as in `export_saliency`.
+        options: those of `open_classifier`.
+
+    Raises:
+        ExportError: it can't be opened.
+    """
+    stage = Stage.open(classifier, dict(options), None)
+    return list_layers(stage.model.graph, stage.op.shapes, stage.image.value)
 
 
 @dataclass(frozen=True)
@@ -130,8 +154,13 @@ class Stage:
         classifier: Any,
         options: dict[str, Any],
         preprocessing: Mapping[str, Any] | None,
+        *,
+        fixed_size: bool = False,
     ) -> "Stage":
-        """Open a classifier with the options of `GraphOptions` and of `open_classifier`."""
+        """Open a classifier with the options of `GraphOptions` and of `open_classifier`.
+
+        An open height and width become the preprocessing record's where `fixed_size` asks for it.
+        """
         graph_options = GraphOptions(
             **{key: options.pop(key) for key in GraphOptions.__annotations__ if key in options}
         )
@@ -149,30 +178,44 @@ class Stage:
         )
         if record is not None:
             image.require_record(record)
+            if fixed_size:
+                image.fix_size(record["input_size"])
         shapes = probe_shapes(model, size)
         image.keep_to(shapes.known(image.value))
         opset = model.graph.opset_imports[""]
         for node in model.graph:
             if node.domain and any(shapes.known(output) is None for output in node.outputs):
                 find_rule(node, opset)  # complains: what follows a foreign operator is unknown
-        scores = find_scores(model.graph, shapes, graph_options.score_output)
+        op = Builder(model.graph, opset, shapes, graph_options.optimize_for)
+        if graph_options.layer is None:
+            scores = find_scores(model.graph, shapes, graph_options.score_output)
+        else:
+            scores = layer_scores(op, image.value, graph_options.layer, graph_options.neuron)
         reached = reached_from(model.graph, [image.value])
         path = path_between(model.graph, reached, [scores.tensor])
         rounding = sum(node.op_type in STRAIGHT_THROUGH for node in path)
-        op = Builder(model.graph, opset, shapes, graph_options.optimize_for)
         return cls(source, model, op, image, scores, graph_options, record, nodes_before, rounding)
 
-    def free_names(self, parts: Sequence[str]) -> dict[str, str]:
-        """Tensor names for the parts that the classifier does not use."""
+    def free_names(self, parts: Sequence[str], *, without_image: bool = False) -> dict[str, str]:
+        """Tensor names for the parts that the classifier does not use.
+
+        Its image input's name is free where that input will not be kept.
+        """
         graph = self.model.graph
         taken = {value.name for value in graph.inputs} | set(graph.initializers)
         taken |= {output.name for node in graph for output in node.outputs}
+        if without_image:
+            taken.discard(self.image.value.name)
         return contract.free_names(parts, taken)
+
+    def score_table(self) -> ir.Value:
+        """What is to be explained, `(N, K)`: unnormalised scores or probabilities."""
+        return score_table(self.op, self.scores, self.options.score)
 
     def differentiate(self, target: ir.Value | int) -> tuple[Target, ir.Value]:
         """The target's score, and its gradient with respect to the image."""
         op = self.op
-        table = score_table(op, self.scores, self.options.score)
+        table = self.score_table()
         selected = select_target(op, table, self.scores.classes, target)
         image = self.image.value
         if self.options.autodiff == "ort-training":
@@ -235,6 +278,10 @@ class Stage:
     ) -> dict[str, str]:
         """The contract's metadata of this classifier; see `contract.metadata`."""
         scores = self.scores
+        if self.options.layer is not None:
+            neuron = self.options.neuron
+            place = None if neuron is None else list(neuron)
+            others["layer"] = json.dumps({"name": self.options.layer, "neuron": place})
         if self.straight_through:
             others["straight_through"] = str(self.straight_through)
         return contract.metadata(
@@ -253,10 +300,16 @@ class Stage:
             relu=self.options.relu,
             autodiff=self.options.autodiff,
             preprocessing=self.preprocessing,
-            labels=self.source.labels if labels is None else labels,
+            labels=self._labels(labels),
             licence=licence,
             **others,
         )
+
+    def _labels(self, given: Sequence[str] | None) -> Sequence[str] | None:
+        """One per class; channels have none."""
+        if self.options.layer is not None:
+            return None
+        return self.source.labels if given is None else given
 
     def _bypassed(self) -> tuple[str, ...]:
         return self.scores.bypassed if self.options.score == "logit" else ()

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.errors import ExportError
 
-__all__ = ["Target", "add_target_input", "select_target"]
+__all__ = ["Target", "add_target_input", "select_mix", "select_target"]
 
 
 @dataclass(frozen=True)
@@ -64,3 +64,27 @@ def select_target(op: Builder, table: ir.Value, classes: int, target: ir.Value |
     seed = op.mask(op.Equal(column, np.arange(classes)[None, :]), table)
     op.shapes.record(seed, op.shapes.known(table))
     return Target(index, score, seed)
+
+
+def select_mix(
+    op: Builder, table: ir.Value, classes: int, target: ir.Value, weights: ir.Value
+) -> Target:
+    """Weigh several entries of the score table per picture.
+
+    Args:
+        op: builder of the graph.
+        table: scores `(N, K)`.
+        classes: K.
+        target: int64 `(N, M)`, class indices.
+        weights: float `(N, M)`.
+
+    Returns:
+        The target, whose score is the sum of weight times score.
+    """
+    weights = weights if weights.dtype == table.dtype else op.Cast(weights, to=table.dtype)
+    picked = op.GatherElements(table, target, axis=1)
+    score = op.reduce("ReduceSum", op.Mul(picked, weights), [1], keepdims=False)
+    chosen = op.mask(op.Equal(op.Unsqueeze(target, [2]), np.arange(classes)[None, None, :]), table)
+    seed = op.reduce("ReduceSum", op.Mul(chosen, op.Unsqueeze(weights, [2])), [1], keepdims=False)
+    op.shapes.record(seed, op.shapes.known(table))
+    return Target(target, score, seed)
