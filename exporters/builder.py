@@ -145,6 +145,16 @@ class Builder:
                 self.shapes.record(value, shape, constant)
         self.graph.append(node)
 
+    def further_outputs(self, node: ir.Node, count: int) -> Sequence[ir.Value]:
+        """All outputs of a forward node, of which it had the first only or all already."""
+        known = len(node.outputs)
+        if known < count:
+            node.resize_outputs(count)
+        for index, output in enumerate(node.outputs[known:], known):
+            output.name = self.unique_name(f"{node.name}:{index}")
+            output.type = node.outputs[0].type
+        return node.outputs
+
     def constant(self, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
         """An initializer with this value; equal ones are stored once."""
         kind = ir.DataType.from_numpy(array.dtype) if dtype is None else dtype

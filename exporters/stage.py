@@ -14,6 +14,7 @@ from deepinside.exporters import contract, ort_training
 from deepinside.exporters.builder import Builder, OptimizeFor
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.finish import finish
+from deepinside.exporters.folding import fold_factors
 from deepinside.exporters.gradient import backpropagate, path_between, reached_from
 from deepinside.exporters.image import ImageInput, Layout, find_image
 from deepinside.exporters.layers import Layer, layer_scores, list_layers
@@ -216,6 +217,7 @@ class Stage:
         """The target's score, and its gradient with respect to the image."""
         op = self.op
         table = self.score_table()
+        classifier = list(op.graph)
         selected = select_target(op, table, self.scores.classes, target)
         image = self.image.value
         if self.options.autodiff == "ort-training":
@@ -226,6 +228,7 @@ class Stage:
             gradient = backpropagate(
                 op, selected.seed, score=table, image=image, relu=self.options.relu
             )
+            fold_factors(op, classifier)
         return selected, gradient
 
     def output_shape(self, part: str) -> ir.Shape:

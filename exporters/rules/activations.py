@@ -211,6 +211,8 @@ def gelu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
         inner = op.Mul(op.Add(op.Mul(square, 3.0 * 0.044715), 1.0), c)
         slope = op.Mul(op.Mul(op.Sub(1.0, op.Mul(t, t)), inner), op.Mul(x, 0.5))
         return op.Mul(g, op.Add(op.Mul(op.Add(t, 1.0), 0.5), slope))
-    distribution = op.Mul(op.Add(op.Erf(op.Mul(x, math.sqrt(0.5))), 1.0), 0.5)
-    density = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -0.5)), 1.0 / math.sqrt(2.0 * math.pi))
-    return op.Mul(g, op.Add(distribution, op.Mul(x, density)))
+    # One half of g is taken first: there it can be folded into the layer that g comes from.
+    twice_distribution = op.Add(op.Erf(op.Mul(x, math.sqrt(0.5))), 1.0)
+    twice_density = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -0.5)), math.sqrt(2.0 / math.pi))
+    slope = op.Add(twice_distribution, op.Mul(x, twice_density))
+    return op.Mul(op.Mul(g, 0.5), slope)
