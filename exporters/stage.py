@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 import deepinside.exporters.rules  # noqa: F401  (registers the gradient rules)
 from deepinside.exporters import contract, ort_training
+from deepinside.exporters.blocked import keep_blocked
 from deepinside.exporters.builder import Builder, OptimizeFor
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.finish import finish
@@ -188,6 +189,8 @@ class Stage:
             if node.domain and any(shapes.known(output) is None for output in node.outputs):
                 find_rule(node, opset)  # complains: what follows a foreign operator is unknown
         op = Builder(model.graph, opset, shapes, graph_options.optimize_for)
+        if graph_options.optimize_for == "cpu":
+            keep_blocked(op)
         if graph_options.layer is None:
             scores = find_scores(model.graph, shapes, graph_options.score_output)
         else:

@@ -162,9 +162,15 @@ def hard_sigmoid(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
 def hard_swish(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """DX = g * (clip(X/6 + 1/2, 0, 1) + X/6 * [-3 < X < 3]); 0 at X = -3 and 1 at X = 3."""
     x = node.x
+    gate = op.HardSigmoid(x, alpha=1.0 / 6.0, beta=0.5)
+    if op.can_block(node.shape(x), x):
+        # 2 gate - [X > -3] / 2 - [X >= 3] / 2, of operators that keep the blocked layout.
+        below = op.affine(op.step(x, 3.0, below=True), 0.5, -0.5, node.shape(x))
+        above = op.affine(op.step(x, -3.0), -0.5, 0.0, node.shape(x))
+        return op.Mul(g, op.Add(op.Add(op.Add(below, gate), above), gate))
     inside = op.And(op.Greater(x, -3.0), op.Less(x, 3.0))
     slope = op.Mul(op.mask(inside, x), op.Mul(x, 1.0 / 6.0))
-    return op.Mul(g, op.Add(op.HardSigmoid(x, alpha=1.0 / 6.0, beta=0.5), slope))
+    return op.Mul(g, op.Add(gate, slope))
 
 
 @vjp("Softplus", 1, 22, elementwise=True)
