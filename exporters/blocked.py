@@ -36,10 +36,7 @@ def _pool(node: ir.Node, op: Builder) -> None:
     one = op.shapes.dim(1)
     if len(mean) != 4 or mean[:2] != shape[:2] or mean[2:] != (one, one) or shape[2:] == mean[2:]:
         return
-    pooled = op.GlobalAveragePool(x)
-    pooled.shape = y.shape
-    op.shapes.record(pooled, mean)
-    _replace(node, pooled, op)
+    op.replace(node, op.GlobalAveragePool(x))
 
 
 def _spread_gate(node: ir.Node, op: Builder) -> None:
@@ -55,13 +52,3 @@ def _spread_gate(node: ir.Node, op: Builder) -> None:
         per_image = gate.producer() is not None and small[:2] == shape[:2]
         if per_image and all(map(is_one, small[2:])) and None not in scales and scales != [1, 1]:
             node.replace_input_with(index, op.repeat(gate, [scale or 1 for scale in scales]))
-
-
-def _replace(node: ir.Node, value: ir.Value, op: Builder) -> None:
-    """The value in place of the node, under the name of its output."""
-    old = node.outputs[0]
-    name, kind = old.name, old.type
-    value.type = kind
-    ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
-    op.graph.remove(node, safe=True)
-    value.name = name

@@ -155,6 +155,16 @@ class Builder:
             output.type = node.outputs[0].type
         return node.outputs
 
+    def replace(self, node: ir.Node, value: ir.Value) -> None:
+        """Put an emitted value in the place of a forward node's only output, under its name."""
+        old = node.outputs[0]
+        name = old.name
+        value.type, value.shape = old.type, old.shape
+        self.shapes.record(value, self.shapes.known(old))
+        ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+        self.graph.remove(node, safe=True)
+        value.name = name
+
     def constant(self, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
         """An initializer with this value; equal ones are stored once."""
         kind = ir.DataType.from_numpy(array.dtype) if dtype is None else dtype

@@ -2,8 +2,8 @@
 
 Functions inlined, ONNX Runtime's fused and quantised operators and scikit-learn's written out in
 standard ones, operators without a rule replaced by their definition, constants as initializers,
-constant shape arithmetic folded, BatchNormalization folded into the convolution before it, slices
-that cut a tensor up joined, opset at least 17, every node named.
+constant shape arithmetic folded, BatchNormalization folded into the convolution before it, opset at
+least 17, every node named.
 """
 
 import onnx
@@ -22,7 +22,6 @@ from deepinside.exporters.legacy import lift, name_default_domain
 from deepinside.exporters.qoperator import rewrite_qoperators
 from deepinside.exporters.recurrent import expand_recurrent
 from deepinside.exporters.registry import OPSET_FLOOR
-from deepinside.exporters.splits import join_slices
 from deepinside.exporters.weights import SMALL
 
 __all__ = ["prepare"]
@@ -68,7 +67,6 @@ def prepare(model: ir.Model) -> ir.Model:
     expand_functions(model)
     optimizer.fold_constants_ir(model, input_size_limit=SMALL, output_size_limit=SMALL)
     RewriteRuleSet([fuse_batchnorm_into_conv_rule]).apply_to_model(model)
-    join_slices(model)
     _give_ranges_scalars(model)
     ir.passes.Sequential(
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),

@@ -31,6 +31,7 @@ from deepinside.exporters.score import (
 )
 from deepinside.exporters.shapes import probe_shapes
 from deepinside.exporters.source import Source, open_classifier
+from deepinside.exporters.splits import join_slices
 from deepinside.exporters.targets import Target, select_target
 
 Autodiff = Literal["standard", "ort-training"]
@@ -189,6 +190,7 @@ class Stage:
             if node.domain and any(shapes.known(output) is None for output in node.outputs):
                 find_rule(node, opset)  # complains: what follows a foreign operator is unknown
         op = Builder(model.graph, opset, shapes, graph_options.optimize_for)
+        join_slices(op)
         if graph_options.optimize_for == "cpu":
             keep_blocked(op)
         if graph_options.layer is None:
