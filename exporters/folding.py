@@ -19,16 +19,17 @@ from deepinside.exporters.shapes import is_one, static
 __all__ = ["fold_factors"]
 
 
-def fold_factors(op: Builder, classifier: Collection[ir.Node]) -> None:
+def fold_factors(op: Builder, classifier: Collection[ir.Node], result: ir.Value) -> None:
     """Fold what can be folded, in place.
 
     Args:
         op: builder of the graph.
         classifier: the nodes of the forward pass.
+        result: of the backward pass; its node stays.
     """
     fold = _Fold(op, frozenset(classifier), {})
     for node in list(op.graph):
-        if node in fold.classifier:
+        if node in fold.classifier or node is result.producer():
             continue
         if node.op_type in ("Mul", "Div"):
             fold.factor(node)
@@ -192,8 +193,8 @@ class _Fold:
     def _scale(self, layer: ir.Node, factor: _Factor, axis: int) -> None:
         """Multiply the layer's weights by the factor along one of their axes, -1 or -2 or 0, 1."""
         op, weights = self.op, self._weights(layer)
-        shape = self.op.shapes.known(layer.outputs[0])
-        rank = 2 if layer.op_type in ("MatMul", "Gemm") or shape is None else len(shape)
+        kernel = layer.attributes.get("kernel_shape")
+        rank = 2 if kernel is None else 2 + len(kernel.as_ints())
         along = [-1 if a == axis % rank else 1 for a in range(rank)]
         value = op.Reshape(factor.value, [1] if factor.axis is None else along)
         scaled = op.Div(weights, value) if factor.divides else op.Mul(weights, value)

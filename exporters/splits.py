@@ -45,7 +45,7 @@ def join_slices(op: Builder) -> None:
         ends = [piece.end for piece in ordered]
         starts = [piece.start for piece in ordered]
         if len(parts) > 1 and starts == [0, *ends[:-1]] and ends[-1] == _size(x, axis, op):
-            _join(x, axis, ordered, op)
+            _join(axis, ordered, op)
     op.scope = "deepinside"
     op.graph.sort()
 
@@ -88,8 +88,9 @@ def _read(node: ir.Node, op: Builder) -> tuple[int, _Piece] | None:
     return (axis, _Piece(node, start, end)) if end > start else None
 
 
-def _join(x: ir.Value, axis: int, pieces: list[_Piece], op: Builder) -> None:
+def _join(axis: int, pieces: list[_Piece], op: Builder) -> None:
     """Put a Split in the place of the nodes, and a Squeeze in that of each Gather."""
+    x = pieces[0].node.inputs[0]  # now: what it was may have been replaced by another Split
     op.scope = str(pieces[0].node.name)
     sizes = [piece.end - piece.start for piece in pieces]
     parts = op.emit("Split", x, sizes, axis=axis, outputs=len(pieces))

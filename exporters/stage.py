@@ -233,7 +233,7 @@ class Stage:
             gradient = backpropagate(
                 op, selected.seed, score=table, image=image, relu=self.options.relu
             )
-            fold_factors(op, classifier)
+            fold_factors(op, classifier, gradient)
         return selected, gradient
 
     def output_shape(self, part: str) -> ir.Shape:
