@@ -157,6 +157,7 @@ class GradientPass:
             size=None if image.picture is None else image.picture.size,
             method=self.method,
             attribution=attribution if self.keep else None,
+            signed=self.signed(attribution),
         )
 
     def reduce(self, attribution: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -169,6 +170,13 @@ class GradientPass:
         if self.method.gives_shares:
             return np.asarray(np.abs(picture.sum(axis=2)))
         return np.asarray(np.abs(picture).max(axis=2))
+
+    def signed(self, attribution: NDArray[np.floating] | None) -> NDArray[np.float32] | None:
+        """The sum over the channels `(H, W)`, where it is to be kept and means something."""
+        if attribution is None or not self.keep or not self.method.signed:
+            return None
+        picture = self.spec.as_picture(attribution)
+        return np.asarray(picture.sum(axis=2, dtype=np.float32))
 
 
 def _probability(scores: NDArray[np.float64], index: int, contract: Contract) -> float:
