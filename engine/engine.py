@@ -328,6 +328,11 @@ class Engine:
             EngineError: the file can't be checked.
         """
         self._require_step()
+        if self.contract.method is not None:
+            raise TaskError(
+                f"{self.session.path} holds {self.contract.method['name']}, which is no derivative "
+                "of the score: export the classifier without --method to check its gradient."
+            )
         index = -1 if target == "top1" else find_class(target, self.contract)
         chosen = chosen_size(size, self.spec, str(self.session.path))
         arrays: list[NDArray[np.floating]]

@@ -104,6 +104,8 @@ class GradientPass:
         """
         names = self.spec.contract.names
         wanted = [part for part in ("score", "target_index") if part in names]
+        if self.in_file:
+            return [*wanted, *self._wanted_of_method(), "class_scores"]
         plain = self.method.one_gradient and not self.method.gives_shares
         needs_gradient = not plain or "saliency" not in names
         if needs_gradient and "gradient" not in names:
@@ -118,6 +120,25 @@ class GradientPass:
             wanted.append("saliency")
         return [*wanted, "class_scores"]
 
+    @property
+    def in_file(self) -> bool:
+        """Whether the file computes the method as a whole."""
+        return self.spec.contract.method is not None
+
+    def _wanted_of_method(self) -> list[str]:
+        names = self.spec.contract.names
+        wanted = [part for part in ("completeness_gap", "baseline_score") if part in names]
+        if "saliency" in names:
+            wanted.append("saliency")
+        elif "attribution" not in names:
+            raise TaskError(
+                f"{self.session.path} gives neither saliency nor attribution: export the "
+                "classifier again with these outputs."
+            )
+        if "attribution" in names and (self.keep or "saliency" not in names):
+            wanted.append("attribution")
+        return wanted
+
     def _map(
         self,
         image: Prepared,
@@ -131,7 +152,7 @@ class GradientPass:
         index = int(parts["target_index"][n]) if "target_index" in parts else best
         # Copies: a view would keep the whole batch in memory.
         gradient = parts["gradient"][n].copy() if "gradient" in parts else None
-        attribution = gradient
+        attribution = parts["attribution"][n].copy() if "attribution" in parts else gradient
         if self.method.name == "input-x-gradient":
             assert gradient is not None
             attribution = image.array * gradient
@@ -158,6 +179,11 @@ class GradientPass:
             method=self.method,
             attribution=attribution if self.keep else None,
             signed=self.signed(attribution),
+            **{
+                part: float(parts[part][n])
+                for part in ("completeness_gap", "baseline_score")
+                if part in parts
+            },
         )
 
     def reduce(self, attribution: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -144,7 +144,7 @@ def _explain(
     while batch := list(islice(pairs, batch_size)):
         results = run([prepared[position] for position, _ in batch], [i for _, i in batch])
         maps.update({pair: result for pair, (result, _) in zip(batch, results, strict=True)})
-    if not run.method.one_gradient:
+    if not (run.method.one_gradient or run.in_file):
         wanted_pairs = {(position, index) for position in classes for index in classes[position]}
         maps = {pair: found for pair, found in maps.items() if pair in wanted_pairs}
         maps = refine(run, prepared, maps, batch_size)

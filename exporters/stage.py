@@ -242,7 +242,8 @@ class Stage:
             return ir.Shape([sizes[0], *self.image.picture[:2]])
         if part == "saliency":
             del sizes[self.image.channel_axis]
-        return ir.Shape(sizes if part in ("gradient", "saliency") else sizes[:1])
+        whole = part in ("gradient", "attribution", "saliency")
+        return ir.Shape(sizes if whole else sizes[:1])
 
     def saliency(self, gradient: ir.Value) -> ir.Value:
         """The largest absolute gradient over the channels, `(N, H, W)`."""
