@@ -26,6 +26,7 @@ from deepinside.cli.options import (
     size_option,
 )
 from deepinside.cli.progress import progress_bar, say
+from deepinside.cli.rendering_options import RenderingChoice, rendering_options
 from deepinside.cli.slugs import class_slug, unique_stems
 from deepinside.cli.threads import in_threads
 
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from deepinside.engine import InputMaps, Method, SaliencyMap
+    from deepinside.engine import InputMaps, Method, Rendering, SaliencyMap
 
 __all__ = ["saliency"]
 
 _TASK = "saliency"
 _ENDINGS = {"saliency": "saliency.npy", "heatmap": "heatmap.png", "overlay": "overlay.png"}
+# Of records from before there were others.
+_FIRST_METHOD = {"name": "vanilla", "crops": 1}
 # Colours of one overlay differ by at most so much, 0 to 255, between two devices.
 _COLOUR_STEP = 8
 
@@ -57,6 +60,7 @@ _COLOUR_STEP = 8
     help="Class to explain: top1, top5, an index or a label. May be repeated.",
 )
 @method_options
+@rendering_options
 @output_option
 @device_option
 @batch_size_option("Pictures")
@@ -74,6 +78,7 @@ def saliency(
     model: str | None,
     targets: tuple[str, ...],
     method: MethodChoice,
+    rendering: RenderingChoice,
     output: Path,
     device: str,
     batch_size: int,
@@ -114,10 +119,18 @@ def saliency(
     from deepinside.engine import Engine, InputFailure
     from deepinside.engine.modelfile import content_sha256
 
+    drawn = rendering.rendering()
     pictures = expand_inputs(inputs, output)
     file = exported_file(
-        model, _TASK, device=device, preprocessing=preprocessing, labels=labels, quiet=quiet
+        model,
+        _TASK,
+        device=device,
+        preprocessing=preprocessing,
+        labels=labels,
+        quiet=quiet,
+        options=method.export_options,
     )
+    method.warn(quiet=quiet)
     engine = Engine(file, device)
     chosen = engine.method(method.method())
     with Manifest(output) as manifest:
@@ -125,6 +138,7 @@ def saliency(
             manifest,
             list(targets),
             chosen,
+            drawn,
             engine.contract.source_sha256,
             content_sha256(file),
             size,
@@ -138,7 +152,7 @@ def saliency(
             targets,
             method=chosen,
             batch_size=batch_size,
-            keep_gradient=False,
+            keep_gradient=drawn.signed,
             size=size,
             ahead=1,
         )
@@ -181,6 +195,7 @@ class _Job:
         manifest: of the output folder.
         targets: as asked for.
         method: of the maps.
+        rendering: of the maps.
         model_sha256: of the classifier.
         file_sha256: of the exported file.
         size: as asked for.
@@ -192,6 +207,7 @@ class _Job:
     manifest: Manifest
     targets: list[str]
     method: "Method"
+    rendering: "Rendering"
     model_sha256: str
     file_sha256: str
     size: str | None
@@ -216,7 +232,8 @@ class _Job:
                 record is not None
                 and record["status"] == "ok"
                 and record.get("targets") == self.targets
-                and record.get("method", {"name": "vanilla"}) == self._method()
+                and record.get("method", _FIRST_METHOD) == self._method()
+                and record.get("rendering", {}) == self.rendering.settings
                 and record.get("size") == self.size
                 and record.get("file_sha256") == self.file_sha256
                 and record.get("input_sha256") == file_sha256(item.path)
@@ -271,8 +288,10 @@ class _Job:
             return " (of another model)"
         if earlier and earlier.get("size") != self.size:
             return " (of another size)"
-        if earlier and earlier.get("method", self._method()) != self._method():
+        if earlier and earlier.get("method", _FIRST_METHOD) != self._method():
             return " (of other settings of the method)"
+        if earlier and earlier.get("rendering", {}) != self.rendering.settings:
+            return " (drawn otherwise)"
         return ""
 
     def _has_changed(self, item: Input) -> bool:
@@ -304,6 +323,7 @@ class _Job:
             "targets": self.targets,
             "method": self._method(),
             **({"variant": self.method.variant} if self.method.variant else {}),
+            "rendering": self.rendering.settings,
             "size": self.size,
             "maps": maps,
             "model_sha256": self.model_sha256,
@@ -315,17 +335,14 @@ class _Job:
         self, files: Mapping[str, str], result: "InputMaps", saliency: "SaliencyMap"
     ) -> bool:
         """Write one map's files; False where other ones are there, which may not be replaced."""
-        from deepinside.engine import heatmap, overlay
         from deepinside.engine.files import save_array, save_picture
 
-        assert result.picture is not None
-        assert saliency.region is not None
         paths = {kind: self.manifest.folder / file for kind, file in files.items()}
-        laid = overlay(result.picture.pixels, saliency.saliency, saliency.region)
+        laid = self.rendering.overlay(saliency, result)
         # An incomplete set is what a killed run left: it is completed.
         if not self.overwrite and all(path.exists() for path in paths.values()):
             return _holds(paths, saliency, laid)
-        save_picture(paths["heatmap"], heatmap(saliency.saliency))
+        save_picture(paths["heatmap"], self.rendering.heatmap(saliency, result))
         save_picture(paths["overlay"], laid)
         save_array(paths["saliency"], saliency.saliency)
         return True
@@ -343,7 +360,18 @@ def _entry(files: Mapping[str, str], saliency: "SaliencyMap") -> Record:
         "label": saliency.label,
         "score": finite(saliency.score),
         "probability": finite(saliency.probability),
+        **_completeness(saliency),
         "files": files,
+    }
+
+
+def _completeness(saliency: "SaliencyMap") -> Record:
+    """How well an integral's attributions add up; nothing for other methods."""
+    if saliency.completeness_gap is None:
+        return {}
+    return {
+        "completeness_gap": finite(saliency.completeness_gap),
+        "baseline_score": finite(saliency.baseline_score),
     }
 
 

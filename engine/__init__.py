@@ -25,6 +25,7 @@ from deepinside.engine.presets import PRESETS, Preset
 from deepinside.engine.providers import ProviderStatus, probe_providers
 from deepinside.engine.record import Preprocessing
 from deepinside.engine.render import heatmap, normalise, overlay
+from deepinside.engine.rendering import Rendering
 from deepinside.engine.results import (
     CheckReport,
     ClassImage,
@@ -59,6 +60,7 @@ __all__ = [
     "ProviderError",
     "ProviderStatus",
     "Region",
+    "Rendering",
     "RunError",
     "RuntimeConflictError",
     "RuntimeMissingError",
