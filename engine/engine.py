@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from deepinside.engine.binding import runs_of
 from deepinside.engine.check import check_gradient, smooth_images
 from deepinside.engine.contract import Contract, parse_contract
 from deepinside.engine.errors import SettingError, TargetError, TaskError
@@ -16,7 +17,7 @@ from deepinside.engine.modelfile import read_header
 from deepinside.engine.presets import find_preset
 from deepinside.engine.results import CheckReport, ClassImage, InputFailure, InputMaps, SaliencyMap
 from deepinside.engine.saliency import GradientPass, saliency_batches
-from deepinside.engine.session import PlacedNode, Session, SessionSettings, open_session
+from deepinside.engine.session import PlacedNode, Session, SessionSettings, open_sessions
 from deepinside.engine.settings import ascent_settings
 from deepinside.engine.sizes import PictureSize, chosen_size
 from deepinside.engine.state import AscentState
@@ -47,7 +48,8 @@ class Engine:
 
     Attributes:
         contract: the file's metadata.
-        session: the file, open on its device.
+        session: the file, open on its device, the first one of several.
+        sessions: one for each device.
         spec: its image input.
     """
 
@@ -60,34 +62,64 @@ class Engine:
         spinning: bool = True,
         strict: bool = False,
         tf32: bool = False,
+        float16: bool = False,
+        channels_last: bool = False,
+        cuda_graph: bool = False,
+        in_flight: int | None = None,
     ) -> None:
         """Open the file.
 
         Args:
             file: saliency or visualization file, docs/file-contract.md.
-            device: `auto` (the best that truly works), `cpu`, `cuda` or `cuda:N`.
+            device: `auto` (the best that truly works), `cpu`, `cuda`, `cuda:N` or `tensorrt:N`;
+                several with commas between, or `cuda:all`: batches go to whichever is free.
             threads: of the CPU's operators; None leaves the choice to ONNX Runtime.
             spinning: idle threads wait actively.
-            strict: nodes that left the GPU are an error instead of a log message.
+            strict: nodes that left the GPU, so that tensors are copied, are an error instead of a
+                log message.
             tf32: let CUDA round float32 factors to 10 bits.
+            float16: let TensorRT compute in float16; for CUDA, the file itself is exported so.
+            channels_last: let CUDA run convolutions in NHWC layout.
+            cuda_graph: record the launches of a batch once and replay them. Batches that are not
+                full are filled up, since shapes are fixed.
+            in_flight: batches that a device works on at once; None for two on a GPU (one with CUDA
+                graphs), so that one is copied while another is computed, and one on a CPU.
 
         Raises:
             EngineError: the file, the device or the runtime does not work; the subclass and the
                 text say which and why.
         """
         self.contract = read_contract(file)
-        self.session: Session = open_session(
+        if in_flight is not None:
+            _require_positive("in_flight", in_flight)
+        self.sessions: tuple[Session, ...] = open_sessions(
             Path(file),
             SessionSettings(
-                device=device, threads=threads, spinning=spinning, strict=strict, tf32=tf32
+                device=device,
+                threads=threads,
+                spinning=spinning,
+                strict=strict,
+                tf32=tf32,
+                float16=float16,
+                channels_last=channels_last,
+                cuda_graph=cuda_graph,
             ),
         )
+        self.session = self.sessions[0]
         self.spec = input_spec(self.session, self.contract)
+        # The first run of every device before the second ones.
+        runs = [runs_of(session, in_flight) for session in self.sessions]
+        self._runs = [
+            (session, own[turn])
+            for turn in range(max(map(len, runs)))
+            for session, own in zip(self.sessions, runs, strict=True)
+            if turn < len(own)
+        ]
 
     @property
     def device(self) -> str:
-        """What the file runs on: `cpu` or `cuda:N`."""
-        return str(self.session.device)
+        """What the file runs on: `cpu`, `cuda:N`, or several with commas between."""
+        return ",".join(str(session.device) for session in self.sessions)
 
     @property
     def off_device(self) -> tuple[PlacedNode, ...] | None:
@@ -123,7 +155,12 @@ class Engine:
         """
         found: list[SaliencyMap] = []
         for item in self.iter_saliency(
-            images, target, batch_size=batch_size, keep_gradient=keep_gradient, size=size
+            images,
+            target,
+            batch_size=batch_size,
+            keep_gradient=keep_gradient,
+            size=size,
+            ahead=int(len(self._runs) > 1),
         ):
             if isinstance(item, InputFailure):
                 raise item.error
@@ -143,8 +180,8 @@ class Engine:
         """Like `saliency`, one input at a time: its maps, or why there are none.
 
         Images are read as they are needed, so that `images` may be a generator over any number.
-        `ahead` batches more are read and decoded while one runs: 1 for files, 0 for what comes one
-        by one, such as a camera's pictures.
+        `ahead` batches more are read and decoded while others run: 1 for files, 0 for what comes
+        one by one, such as a camera's pictures, which then uses one device alone.
 
         Raises:
             TargetError: no such class; at once, before the first image is read.
@@ -155,9 +192,20 @@ class Engine:
         if ahead < 0:
             raise SettingError(f"ahead is {ahead}; it must be at least 0.")
         plan = plan_targets(target, self.contract)
-        run = GradientPass(self.session, self.spec, keep_gradient)
+        passes = [
+            GradientPass(
+                session,
+                self.spec,
+                keep_gradient=keep_gradient,
+                run=run,
+                fixed=batch_size if session.cuda_graph else None,
+            )
+            for session, run in self._runs
+        ]
         chosen = chosen_size(size, self.spec, str(self.session.path))
-        return saliency_batches(run, images, plan, batch_size=batch_size, size=chosen, ahead=ahead)
+        return saliency_batches(
+            passes, images, plan, batch_size=batch_size, size=chosen, ahead=ahead
+        )
 
     def visualize(
         self,

@@ -10,13 +10,13 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepinside.engine.binding import Run
 from deepinside.engine.contract import Contract
 from deepinside.engine.errors import (
     DivergenceError,
@@ -27,6 +27,7 @@ from deepinside.engine.errors import (
     TaskError,
 )
 from deepinside.engine.inputs import ImageLike, InputSpec, Prepared, iterate_images, prepare
+from deepinside.engine.lanes import in_lanes
 from deepinside.engine.results import InputFailure, InputMaps, SaliencyMap
 from deepinside.engine.session import Session
 from deepinside.engine.targets import TargetPlan
@@ -35,12 +36,13 @@ __all__ = ["GradientPass", "saliency_batches"]
 
 _log = logging.getLogger(__name__)
 
+_Chunk = list[tuple[int, Future[Prepared]]]
+
 _DECODERS = min(4, os.cpu_count() or 1)  # threads; Pillow lets others run while it decodes
 
 
-@dataclass(frozen=True, eq=False)
 class GradientPass:
-    """Runs a saliency file on prepared images.
+    """Runs a saliency file on prepared images, a batch at a time.
 
     Attributes:
         session: the open file.
@@ -48,16 +50,38 @@ class GradientPass:
         keep_gradient: whether the maps hold the gradient.
     """
 
-    session: Session
-    spec: InputSpec
-    keep_gradient: bool
+    def __init__(
+        self,
+        session: Session,
+        spec: InputSpec,
+        *,
+        keep_gradient: bool,
+        run: Run | None = None,
+        fixed: int | None = None,
+    ) -> None:
+        """Choose what runs the file.
+
+        Args:
+            session: an open saliency file.
+            spec: its image input.
+            keep_gradient: whether the maps hold the gradient.
+            run: runs the session; None for the session itself.
+            fixed: batch that smaller ones are filled up to, where the file leaves it open.
+        """
+        self.session = session
+        self.spec = spec
+        self.keep_gradient = keep_gradient
+        self._run = run or session.run
+        self._most: int | None = None  # images that have turned out to fit into memory
+        self._fixed = fixed
+        self._stacked: tuple[list[Prepared], NDArray[Any]] = ([], np.empty(0))
 
     def __call__(
         self, images: Sequence[Prepared], targets: Sequence[int]
     ) -> list[tuple[SaliencyMap | DivergenceError, NDArray[Any]]]:
         """One map, or why there is none, and all classes' scores `(K,)`, per image.
 
-        A batch that the device's memory does not hold is run in halves.
+        A batch that the device's memory does not hold is run in halves, and later ones too.
 
         Args:
             images: at most a fixed batch size of the file.
@@ -66,22 +90,30 @@ class GradientPass:
         Raises:
             RunError: ONNX Runtime failed.
         """
+        most = self._most or len(images)
+        if len(images) > most:
+            starts = range(0, len(images), most)
+            parts = [self(images[i : i + most], targets[i : i + most]) for i in starts]
+            return [result for part in parts for result in part]
         try:
-            parts = self._run(np.stack([image.array for image in images]), targets)
+            parts = self._compute(images, targets)
         except OutOfMemoryError as error:
             if len(images) == 1 or self.spec.batch is not None:
                 raise
-            half = len(images) // 2
-            _log.warning("%s Going on with batches of %d.", error, half)
-            return self(images[:half], targets[:half]) + self(images[half:], targets[half:])
+            self._most = (len(images) + 1) // 2
+            self._fixed = self._fixed and self._most
+            _log.warning("%s Going on with batches of %d.", error, self._most)
+            return self(images, targets)
         scores = np.asarray(parts["class_scores"], dtype=np.float64).reshape(len(images), -1)
         return [
             (self._map(image, n, targets[n], parts, scores[n]), scores[n])
             for n, image in enumerate(images)
         ]
 
-    def _run(self, batch: NDArray[Any], targets: Sequence[int]) -> dict[str, NDArray[Any]]:
-        names, count = self.spec.contract.names, len(batch)
+    def _compute(
+        self, images: Sequence[Prepared], targets: Sequence[int]
+    ) -> dict[str, NDArray[Any]]:
+        names, count = self.spec.contract.names, len(images)
         wanted = [part for part in ("score", "target_index", "saliency") if part in names]
         if "gradient" in names and (self.keep_gradient or "saliency" not in names):
             wanted.append("gradient")
@@ -90,17 +122,30 @@ class GradientPass:
                 f"{self.session.path} gives neither saliency nor gradient: export the classifier "
                 "again with these outputs."
             )
-        indices = np.asarray(targets, dtype=np.int64)
-        if self.spec.batch is not None:
-            missing = self.spec.batch - count
-            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-            indices = np.concatenate([indices, np.repeat(indices[-1:], missing)])
+        batch = self._stack(images)
         feeds = {names["image"]: batch}
         if "target" in names:
-            feeds[names["target"]] = indices
+            indices = np.asarray(targets, dtype=np.int64)
+            spare = np.repeat(indices[-1:], len(batch) - count)
+            feeds[names["target"]] = np.concatenate([indices, spare])
         wanted.append("class_scores")
-        outputs = self.session.run([names[part] for part in wanted], feeds)
+        outputs = self._run([names[part] for part in wanted], feeds)
         return {part: output[:count] for part, output in zip(wanted, outputs, strict=True)}
+
+    def _stack(self, images: Sequence[Prepared]) -> NDArray[Any]:
+        """The images as one array, filled up where the batch is fixed.
+
+        The next class of the same images gets the same array, which then is on the device already.
+        """
+        size = self.spec.batch or self._fixed or len(images)
+        before, batch = self._stacked
+        same = all(one is other for one, other in zip(before, images, strict=False))
+        if same and len(before) == len(images) and len(batch) == size:
+            return batch
+        filled = [*images, *[images[-1]] * (size - len(images))]
+        batch = np.stack([image.array for image in filled])
+        self._stacked = (list(images), batch)
+        return batch
 
     def _map(
         self,
@@ -140,7 +185,7 @@ class GradientPass:
 
 
 def saliency_batches(
-    run: GradientPass,
+    passes: Sequence[GradientPass],
     images: ImageLike | Iterable[ImageLike],
     plan: TargetPlan,
     *,
@@ -148,31 +193,51 @@ def saliency_batches(
     size: tuple[int, int] | Literal["original"] | None = None,
     ahead: int = 0,
 ) -> Iterator[InputMaps | InputFailure]:
-    """The maps of each input, in order; `1 + ahead` batches of inputs are held at a time.
+    """The maps of each input, in order.
 
     Threads decode; while a batch runs, those that are read ahead. A bad input gives an
     `InputFailure` and the others go on. Inputs of one size run together.
+
+    Args:
+        passes: what runs batches, each at the same time as the others.
+        images: as in `Engine.saliency`.
+        plan: which classes are explained.
+        batch_size: inputs at once in one pass.
+        size: of the inputs, where the file leaves it open.
+        ahead: batches of inputs that are read while others run. 0: one pass works, and nothing is
+            read before the result of what came before is taken.
     """
-    if run.spec.batch is not None:
-        batch_size = run.spec.batch
-    for chunk in _prepared(images, run.spec, batch_size, size, ahead):
-        prepared: dict[int, Prepared] = {}
-        failures: dict[int, InputFailure] = {}
-        for position, future in chunk:
-            try:
-                prepared[position] = future.result()
-            except ImageError as error:
-                failures[position] = InputFailure(error.source, position, error)
-        done: dict[int, InputMaps | InputFailure] = {**failures}
-        for group in _by_shape(prepared):
-            try:
-                done |= _explain(run, group, plan, batch_size)
-            except RunError as error:
-                if _is_usual(group, run.spec):
-                    raise
-                done |= _unsuitable(group, error)
-        for position, _ in chunk:
-            yield done[position]
+    spec = passes[0].spec
+    if spec.batch is not None:
+        batch_size = spec.batch
+
+    def explain(run: GradientPass, chunk: _Chunk) -> list[InputMaps | InputFailure]:
+        return _explain_chunk(run, chunk, plan, batch_size)
+
+    chunks = _prepared(images, spec, batch_size, size, ahead)
+    for done in in_lanes(passes if ahead else passes[:1], chunks, explain):
+        yield from done
+
+
+def _explain_chunk(
+    run: GradientPass, chunk: _Chunk, plan: TargetPlan, batch_size: int
+) -> list[InputMaps | InputFailure]:
+    """The maps of the inputs of a batch, or why there are none."""
+    prepared: dict[int, Prepared] = {}
+    done: dict[int, InputMaps | InputFailure] = {}
+    for position, future in chunk:
+        try:
+            prepared[position] = future.result()
+        except ImageError as error:
+            done[position] = InputFailure(error.source, position, error)
+    for group in _by_shape(prepared):
+        try:
+            done |= _explain(run, group, plan, batch_size)
+        except RunError as error:
+            if _is_usual(group, run.spec):
+                raise
+            done |= _unsuitable(group, error)
+    return [done[position] for position, _ in chunk]
 
 
 def _prepared(
@@ -181,12 +246,12 @@ def _prepared(
     batch_size: int,
     size: tuple[int, int] | Literal["original"] | None,
     ahead: int,
-) -> Iterator[list[tuple[int, Future[Prepared]]]]:
+) -> Iterator[_Chunk]:
     """Batches of inputs that are being prepared, `ahead` of them begun before they are needed."""
     numbered = enumerate(iterate_images(images, spec))
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
 
-        def begin() -> list[tuple[int, Future[Prepared]]]:
+        def begin() -> _Chunk:
             return [
                 (position, pool.submit(prepare, image, position, spec, size))
                 for position, image in islice(numbered, batch_size)
@@ -243,11 +308,16 @@ def _explain(
         # A tie of scores can put another class first than the graph chose.
         index = best if plan.first < 0 else plan.first
         maps[position, index] = result
-    pairs = iter(
-        (position, index)
+    rest = {
+        position: [index for index in wanted if (position, index) not in maps]
         for position, wanted in classes.items()
-        for index in wanted
-        if (position, index) not in maps
+    }
+    # All images' second classes, then their third ones: batches of the same images.
+    pairs = iter(
+        (position, indices[rank])
+        for rank in range(max(map(len, rest.values())))
+        for position, indices in rest.items()
+        if rank < len(indices)
     )
     while batch := list(islice(pairs, batch_size)):
         results = run([prepared[position] for position, _ in batch], [i for _, i in batch])

@@ -137,7 +137,10 @@ def _add_inputs(
 
 def _now(op: Builder, schedule: ir.Value, step: ir.Value) -> _Now:
     """The step's row; steps beyond the last row take the last one."""
-    last = op.Sub(op.Gather(op.Shape(schedule), 0, axis=0), 1)
+    # Counted, not read off by Shape: GPUs leave sizes, and all that depends on them, to the host.
+    column = op.Slice(schedule, [0], [1], [1])
+    ones = op.Cast(op.Equal(column, column), to=ir.DataType.INT64)
+    last = op.Sub(op.reduce("ReduceSum", ones, [0, 1], keepdims=False), 1)
     row = op.Gather(schedule, op.Min(step, last), axis=0)
     op.shapes.record(row, (op.shapes.dim(8),))
     parts = [op.Slice(row, [start], [end], [0]) for start, end in ((0, 6), (6, 7), (7, 8))]
