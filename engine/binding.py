@@ -68,14 +68,12 @@ class BoundRun:
 
     def _send(self, name: str, array: NDArray[Any]) -> Any:
         """The array on the device, in the buffer of the last one where it fits."""
-        before, value = self._sent.get(name, (None, None))
-        if before is array:
-            return value
-        if before is not None and (before.shape, before.dtype) == (array.shape, array.dtype):
-            value.update_inplace(array)
-        else:
+        before, value = self._sent.get(name, (array, None))
+        if value is None or (before.shape, before.dtype) != (array.shape, array.dtype):
             device = self._session.device.memory
             value = load_runtime().OrtValue.ortvalue_from_numpy(array, *device)
+        elif before is not array:
+            value.update_inplace(array)
         self._sent[name] = (array, value)
         return value
 

@@ -14,6 +14,7 @@ __all__ = ["PlacedNode", "count_copies", "nodes_off_device", "providers_of_nodes
 
 _log = logging.getLogger(__name__)
 
+_TOLD = 8  # nodes in a message
 _COPIES = ("MemcpyFromHost", "MemcpyToHost")
 
 
@@ -97,7 +98,9 @@ def report(
         return
     if not off_device:
         return
-    nodes = ", ".join(f"{node.op_type} {node.name!r}" for node in off_device)
+    nodes = ", ".join(f"{node.op_type} {node.name!r}" for node in off_device[:_TOLD])
+    if len(off_device) > _TOLD:
+        nodes += f" and {len(off_device) - _TOLD} more"
     if strict and copies != 0:
         moved = "" if copies is None else f", for which {copies} nodes copy between host and device"
         raise ProviderError(

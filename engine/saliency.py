@@ -93,8 +93,7 @@ class GradientPass:
         most = self._most or len(images)
         if len(images) > most:
             starts = range(0, len(images), most)
-            parts = [self(images[i : i + most], targets[i : i + most]) for i in starts]
-            return [result for part in parts for result in part]
+            return [r for i in starts for r in self(images[i : i + most], targets[i : i + most])]
         try:
             parts = self._compute(images, targets)
         except OutOfMemoryError as error:

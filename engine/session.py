@@ -150,7 +150,7 @@ class Session:
     def translate(self, error: Exception) -> RunError:
         """An error of ONNX Runtime as one of ours."""
         text = str(error)
-        if any(words in text.lower() for words in _OUT_OF_MEMORY):
+        if _is_out_of_memory(text):
             return OutOfMemoryError(
                 f"the memory of {self.device} does not hold this batch of {self.path.name}: use a "
                 "smaller batch size."
@@ -258,6 +258,10 @@ def _open_on(path: Path, device: Device, settings: SessionSettings, *, one_strea
     return session
 
 
+def _is_out_of_memory(text: str) -> bool:
+    return any(words in text.lower() for words in _OUT_OF_MEMORY)
+
+
 def _opening_failed(path: Path, device: Device, error: Exception) -> Exception:
     """What it means that ONNX Runtime did not open a file."""
     text = str(error).strip()
@@ -267,12 +271,17 @@ def _opening_failed(path: Path, device: Device, error: Exception) -> Exception:
             f"{path.name} can't be recorded as a CUDA graph ({text.rpartition(':')[2].strip()})",
             "do without CUDA graphs, or export the classifier again with a newer deepinside",
         )
-    if "Invalid device ID" in text:
-        text = "Invalid device ID" + text.partition("Invalid device ID")[2]
-    if any(word in text for word in ("device ID", "CUDA", "cuDNN", "CUBLAS", "TensorRT")):
+    if _is_out_of_memory(text):
+        return OutOfMemoryError(
+            f"the memory of {device} does not hold {path.name}: free some, or choose another."
+        )
+    if "TensorRT libraries" in text:
+        return load_failure(device)
+    if device.on_gpu and any(word in text for word in ("device ID", "CUDA", "cuDNN", "CUBLAS")):
+        first = text[max(text.find("Invalid device ID"), 0) :].partition("\n")[0]
         return ProviderError(
             str(device),
-            f"{device.kind} failed while the file was opened ({text.partition(chr(10))[0]})",
+            f"CUDA failed while the file was opened ({first})",
             "choose a GPU that nvidia-smi lists, or use the device cpu",
         )
     if "NOT_IMPLEMENTED" in text:

@@ -21,7 +21,7 @@ from deepinside.exporters.shapes import Shape, Shapes, broadcast, is_one, static
 __all__ = ["Builder", "Operand", "OptimizeFor"]
 
 Operand = ir.Value | float | int | Sequence[int] | np.ndarray | None
-OptimizeFor = Literal["any", "cpu"]
+OptimizeFor = Literal["any", "cpu", "cuda"]
 
 _BOOLEAN = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or"}
 _INTEGER = {"Shape", "Size", "ArgMax", "ArgMin"}

@@ -77,14 +77,14 @@ def add_natural_step(stage: Stage, names: Mapping[str, str]) -> None:
     selected = select_mix(op, table, stage.scores.classes, inputs["target"], inputs["weights"])
     square = op.reduce("ReduceSum", op.Mul(picture, picture), [1, 2, 3], keepdims=False)
     penalties = [(roughness(op, pixels), "total_variation"), (square, "l2")]
-    batch = [(value, _like_batch(op, value, inputs[part])) for value, part in penalties]
-    (gradient,) = sweep(
-        op, [(table, selected.seed), *batch], [inputs["spectrum"]], stage.options.relu
-    )
+    seeds = [(value, _like_batch(op, value, inputs[part])) for value, part in penalties]
+    seeds.insert(0, (table, selected.seed))
+    scaled = [(value, stage.scaled(seed)) for value, seed in seeds]
+    (gradient,) = sweep(op, scaled, [inputs["spectrum"]], stage.options.relu)
     op.scope = "deepinside"
     assert gradient is not None
     results = {
-        **_adam(op, gradient, inputs, now, shape),
+        **_adam(op, stage.unscaled(gradient), inputs, now, shape),
         "image": shown,
         "score": stage.like_image(selected.score),
     }
