@@ -15,6 +15,7 @@ from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
     device_option,
+    gpu_options,
     json_option,
     labels_option,
     model_option,
@@ -57,6 +58,7 @@ _COLOUR_STEP = 8
 )
 @output_option
 @device_option
+@gpu_options
 @batch_size_option("Pictures")
 @size_option
 @preprocessing_option
@@ -68,6 +70,7 @@ _COLOUR_STEP = 8
 @reports_errors
 def saliency(
     context: click.Context,
+    /,
     inputs: tuple[str, ...],
     model: str | None,
     targets: tuple[str, ...],
@@ -80,6 +83,7 @@ def saliency(
     as_json: bool,
     overwrite: bool,
     quiet: bool,
+    **gpu: bool,
 ) -> None:
     """Write which pixels of a picture matter most for a class.
 
@@ -105,6 +109,7 @@ def saliency(
       deepinside saliency photos/ -t top5 -o maps
       deepinside saliency cat.jpg -t "tiger cat" -t 285 -m resnet50.onnx --device cuda
       deepinside saliency cat.jpg -m any-size.onnx --size original
+      deepinside saliency photos/ --device cuda:0,cuda:1 --batch-size 64
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
     from deepinside.engine import Engine, InputFailure
     from deepinside.engine.modelfile import content_sha256
@@ -113,7 +118,7 @@ def saliency(
     file = exported_file(
         model, _TASK, device=device, preprocessing=preprocessing, labels=labels, quiet=quiet
     )
-    engine = Engine(file, device)
+    engine = Engine(file, device, **gpu)
     with Manifest(output) as manifest:
         job = _Job(
             manifest,

@@ -1,8 +1,10 @@
 """The engine: one exported file, open on one device."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from deepinside.engine.contract import Contract, parse_contract
 from deepinside.engine.errors import SettingError, TargetError, TaskError
 from deepinside.engine.goals import Goal, find_goal
 from deepinside.engine.inputs import ImageLike, input_spec, iterate_images, prepare
+from deepinside.engine.lanes import in_lanes
 from deepinside.engine.modelfile import read_header
 from deepinside.engine.presets import find_preset
 from deepinside.engine.results import CheckReport, ClassImage, InputFailure, InputMaps, SaliencyMap
@@ -28,6 +31,8 @@ __all__ = ["Engine", "Target", "Targets", "read_contract"]
 
 Target = int | str
 Targets = Target | Sequence[Target]
+
+_T = TypeVar("_T")
 
 _BATCH_SIZE = 8
 
@@ -276,22 +281,35 @@ class Engine:
             )
         if state_every is not None:
             _require_positive("state_every", state_every)
-        return [
-            image
-            for part in batches(goals, room)
-            for image in ascend(
-                self.session,
+        lock = threading.Lock()
+
+        def one_by_one(call: Callable[[_T], None] | None) -> Callable[[_T], None] | None:
+            """The callback, by one thread at a time."""
+            if call is None:
+                return None
+
+            def locked(value: _T) -> None:
+                with lock:
+                    call(value)
+
+            return locked
+
+        def draw(session: Session, part: Sequence[Goal]) -> list[ClassImage]:
+            return ascend(
+                session,
                 self.spec,
                 part,
                 settings,
                 init=init,
                 size=chosen,
-                progress=progress,
+                progress=one_by_one(progress),
                 resume=resume,
                 state_every=state_every,
-                on_state=on_state,
+                on_state=one_by_one(on_state),
             )
-        ]
+
+        parts = in_lanes(self.sessions, batches(goals, room), draw)
+        return [image for part in parts for image in part]
 
     def fitting_preset(self, preset: str | None) -> str:
         """The preset, or the one that goes with the file where none is named.

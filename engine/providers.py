@@ -22,6 +22,7 @@ __all__ = [
     "probe_providers",
     "require_provider",
     "runs_on_cpu",
+    "runs_on_cuda",
 ]
 
 _log = logging.getLogger(__name__)
@@ -93,6 +94,12 @@ def runs_on_cpu(text: str) -> bool:
     return kinds == {"cpu"} or (
         kinds == {"auto"} and CUDA not in load_runtime().get_available_providers()
     )
+
+
+def runs_on_cuda(text: str) -> bool:
+    """Whether devices that are asked for are CUDA's, or `auto` that will try it."""
+    kinds = {device.kind for device in parse_devices(text)}
+    return kinds == {"cuda"} or (kinds == {"auto"} and not runs_on_cpu(text))
 
 
 def load_failure(device: Device) -> ProviderError:
