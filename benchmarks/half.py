@@ -94,8 +94,8 @@ def main() -> None:
         folder = Path(name)
         classifiers = [("efficientnet-lite0 (embedded)", models.default_classifier())]
         for timm in arguments.timm:
-            network = cpu.from_timm(timm, folder)
-            classifiers.append((network.name, network.classifier))
+            _, classifier, _ = cpu.classifier_from_timm(timm, folder)
+            classifiers.append((f"timm {timm} (random weights)", classifier))
         single = folder / "single.onnx"
         card = models.card()
         export_saliency(classifiers[0][1], single, preprocessing=card["preprocessing"])
