@@ -1,5 +1,6 @@
 """What a GPU can do by its data sheet, and what a network asks of it at least."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ _VIEWS = {"Flatten", "Identity", "Reshape", "Shape", "Squeeze", "Unsqueeze"}
 
 def limits(name: str) -> dict[str, float] | None:
     """The data sheet of a GPU by its driver's name of it; None where it is not known here."""
-    found = (sheet for part, sheet in _SHEETS.items() if part in name.replace("_", " "))
+    found = (sheet for part, sheet in _SHEETS.items() if re.search(rf"\b{part}\b", name))
     return next(found, None)
 
 
