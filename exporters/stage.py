@@ -129,6 +129,8 @@ class GraphOptions:
             raise ExportError(
                 f"gradient_scale can be a power of two from 1 to {_LARGEST_SCALE}, not {scale}."
             )
+        if self.precision is None and scale != GRADIENT_SCALE:
+            raise ExportError("gradient_scale is for precision float16.")
         if self.layer is not None and (self.score_output or self.score != "logit"):
             raise ExportError("layer does not go with score_output or score probability.")
         if self.neuron is not None and self.layer is None:

@@ -182,6 +182,11 @@ def test_impossible_scales(scale: int, tmp_path: Path) -> None:
         export_saliency(_with_tail("plain"), tmp_path / "f.onnx", gradient_scale=scale)
 
 
+def test_a_scale_goes_with_float16_only(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="gradient_scale is for precision float16"):
+        export_saliency(_with_tail("plain"), tmp_path / "f.onnx", gradient_scale=64)
+
+
 def test_operators_without_float16_keep_float32(tmp_path: Path) -> None:
     """Resize's scales are float32 by ONNX's definition, whatever its picture is."""
     model = classifier(tail="logits = Identity (s)")
