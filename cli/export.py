@@ -71,9 +71,20 @@ _ONLY = {"saliency": ("target_input", "outputs", "method"), "visualization": ("s
 )
 @click.option(
     "--optimize-for",
-    type=click.Choice(["any", "cpu"]),
-    help="Forms of the gradient: for GPUs and all runtimes, or the fastest ones on CPUs; the "
-    "file runs everywhere either way.  [default: any]",
+    type=click.Choice(["any", "cpu", "cuda"]),
+    help="Forms of the gradient: for all runtimes (TensorRT and browsers too), or those for ONNX "
+    "Runtime's CPU or CUDA provider.  [default: any]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float16"]),
+    help="Let the network compute in float16; inputs and outputs stay as they are.",
+)
+@click.option(
+    "--gradient-scale",
+    type=int,
+    metavar="N",
+    help="With float16: power of two that keeps the gradient from underflow.  [default: 1024]",
 )
 @click.option(
     "--target-input",

@@ -55,7 +55,7 @@ def exported_file(
     """
     from deepinside import models
     from deepinside.engine import NotExportedError, read_contract
-    from deepinside.engine.providers import runs_on_cpu
+    from deepinside.engine.providers import runs_on_cpu, runs_on_cuda
 
     if model is not None and model.partition(":")[0] in FRONT_DOORS:
         raise click.UsageError(
@@ -73,6 +73,8 @@ def exported_file(
             chosen["labels"] = read_labels(labels)
         if runs_on_cpu(device):
             chosen["optimize_for"] = "cpu"
+        elif runs_on_cuda(device):
+            chosen["optimize_for"] = "cuda"
         return _cached_export(path, task, chosen, quiet=quiet)
     if preprocessing is not None or labels is not None:
         raise click.UsageError(

@@ -16,6 +16,7 @@ from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
     device_option,
+    gpu_options,
     json_option,
     labels_option,
     model_option,
@@ -63,6 +64,7 @@ _COLOUR_STEP = 8
 @rendering_options
 @output_option
 @device_option
+@gpu_options
 @batch_size_option("Pictures")
 @size_option
 @preprocessing_option
@@ -74,6 +76,7 @@ _COLOUR_STEP = 8
 @reports_errors
 def saliency(
     context: click.Context,
+    /,
     inputs: tuple[str, ...],
     model: str | None,
     targets: tuple[str, ...],
@@ -88,6 +91,7 @@ def saliency(
     as_json: bool,
     overwrite: bool,
     quiet: bool,
+    **gpu: bool,
 ) -> None:
     """Write which pixels of a picture matter most for a class.
 
@@ -115,6 +119,7 @@ def saliency(
       deepinside saliency photos/ -t top5 -o maps
       deepinside saliency cat.jpg -t "tiger cat" -t 285 -m resnet50.onnx --device cuda
       deepinside saliency cat.jpg -m any-size.onnx --size original
+      deepinside saliency photos/ --device cuda:0,cuda:1 --batch-size 64
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
     from deepinside.engine import Engine, InputFailure
     from deepinside.engine.modelfile import content_sha256
@@ -131,7 +136,7 @@ def saliency(
         options=method.export_options,
     )
     method.warn(quiet=quiet)
-    engine = Engine(file, device)
+    engine = Engine(file, device, **gpu)
     chosen = engine.method(method.method())
     with Manifest(output) as manifest:
         job = _Job(

@@ -7,13 +7,14 @@ onnx.proto (IR version 3 and later).
 
 import hashlib
 import mmap
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepinside.engine.errors import ModelFileError
 
-__all__ = ["ModelHeader", "content_sha256", "external_files", "read_header"]
+__all__ = ["ModelHeader", "content_sha256", "external_files", "operators", "read_header"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -81,6 +82,30 @@ def read_header(path: Path) -> ModelHeader:
     if not graph or not ir_version:
         raise _not_a_model(path)
     return ModelHeader(ir_version, producer, opset, metadata)
+
+
+def operators(path: Path) -> Counter[str]:
+    """How often each operator stands in the outermost graph.
+
+    Raises:
+        ModelFileError: no such file, or not an ONNX model.
+    """
+    counts: Counter[str] = Counter()
+    try:
+        with _mapped(path) as data:
+            for number, graph in _fields(memoryview(data)):
+                if number != 7 or isinstance(graph, int):
+                    continue
+                for kind, node in _fields(graph):
+                    if kind == 1 and not isinstance(node, int):
+                        counts.update(
+                            str(value, "utf-8")
+                            for field, value in _fields(node)
+                            if field == 4 and not isinstance(value, int)
+                        )
+    except (IndexError, UnicodeDecodeError, _MalformedError) as error:
+        raise _not_a_model(path) from error
+    return counts
 
 
 def external_files(path: Path) -> tuple[Path, ...]:

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepinside.engine.binding import Run
 from deepinside.engine.contract import Contract
 from deepinside.engine.errors import DivergenceError, OutOfMemoryError, TaskError
 from deepinside.engine.inputs import InputSpec, Prepared
@@ -20,9 +20,8 @@ __all__ = ["GradientPass"]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
 class GradientPass:
-    """Runs a saliency file on prepared images.
+    """Runs a saliency file on prepared images, a batch at a time.
 
     Attributes:
         session: the open file.
@@ -31,10 +30,34 @@ class GradientPass:
         keep: whether the maps hold gradient and attribution.
     """
 
-    session: Session
-    spec: InputSpec
-    method: Method
-    keep: bool
+    def __init__(
+        self,
+        session: Session,
+        spec: InputSpec,
+        method: Method,
+        *,
+        keep: bool,
+        run: Run | None = None,
+        fixed: int | None = None,
+    ) -> None:
+        """Choose what runs the file.
+
+        Args:
+            session: an open saliency file.
+            spec: its image input.
+            method: of the maps.
+            keep: whether the maps hold gradient and attribution.
+            run: runs the session; None for the session itself.
+            fixed: batch that smaller ones are filled up to, where the file leaves it open.
+        """
+        self.session = session
+        self.spec = spec
+        self.method = method
+        self.keep = keep
+        self._run = run or session.run
+        self._most: int | None = None  # images that have turned out to fit into memory
+        self._fixed = fixed
+        self._stacked: tuple[list[NDArray[Any]], NDArray[Any]] = ([], np.empty(0))
 
     def __call__(
         self, images: Sequence[Prepared], targets: Sequence[int]
@@ -60,7 +83,7 @@ class GradientPass:
     ) -> dict[str, NDArray[Any]]:
         """Parts of the contract, with batch axis, for inputs without one.
 
-        A batch that the device's memory does not hold is run in halves.
+        A batch that the device's memory does not hold is run in halves, and later ones too.
 
         Args:
             images: at most a fixed batch size of the file.
@@ -70,31 +93,47 @@ class GradientPass:
         Raises:
             RunError: ONNX Runtime failed.
         """
+        most = self._most or len(images)
+        if len(images) > most:
+            starts = range(0, len(images), most)
+            runs = [self.run(images[i : i + most], targets[i : i + most], wanted) for i in starts]
+            return {part: np.concatenate([found[part] for found in runs]) for part in wanted}
         try:
-            return self._run(np.stack(images), targets, wanted)
+            return self._compute(images, targets, wanted)
         except OutOfMemoryError as error:
             if len(images) == 1 or self.spec.batch is not None:
                 raise
-            half = len(images) // 2
-            _log.warning("%s Going on with batches of %d.", error, half)
-        first = self.run(images[:half], targets[:half], wanted)
-        second = self.run(images[half:], targets[half:], wanted)
-        return {part: np.concatenate([first[part], second[part]]) for part in wanted}
+            self._most = (len(images) + 1) // 2
+            self._fixed = self._fixed and self._most
+            _log.warning("%s Going on with batches of %d.", error, self._most)
+        return self.run(images, targets, wanted)
 
-    def _run(
-        self, batch: NDArray[Any], targets: Sequence[int], wanted: Sequence[str]
+    def _compute(
+        self, images: Sequence[NDArray[Any]], targets: Sequence[int], wanted: Sequence[str]
     ) -> dict[str, NDArray[Any]]:
-        names, count = self.spec.contract.names, len(batch)
-        indices = np.asarray(targets, dtype=np.int64)
-        if self.spec.batch is not None:
-            missing = self.spec.batch - count
-            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-            indices = np.concatenate([indices, np.repeat(indices[-1:], missing)])
+        names, count = self.spec.contract.names, len(images)
+        batch = self._stack(images)
         feeds = {names["image"]: batch}
         if "target" in names:
-            feeds[names["target"]] = indices
-        outputs = self.session.run([names[part] for part in wanted], feeds)
+            indices = np.asarray(targets, dtype=np.int64)
+            spare = np.repeat(indices[-1:], len(batch) - count)
+            feeds[names["target"]] = np.concatenate([indices, spare])
+        outputs = self._run([names[part] for part in wanted], feeds)
         return {part: output[:count] for part, output in zip(wanted, outputs, strict=True)}
+
+    def _stack(self, images: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """The images as one array, filled up where the batch is fixed.
+
+        The next class of the same images gets the same array, which then is on the device already.
+        """
+        size = self.spec.batch or self._fixed or len(images)
+        before, batch = self._stacked
+        same = all(one is other for one, other in zip(before, images, strict=False))
+        if same and len(before) == len(images) and len(batch) == size:
+            return batch
+        batch = np.stack([*images, *[images[-1]] * (size - len(images))])
+        self._stacked = (list(images), batch)
+        return batch
 
     def _wanted(self) -> list[str]:
         """The parts to ask the file for.

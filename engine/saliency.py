@@ -7,7 +7,7 @@ gives the scores that choose the others.
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Literal
@@ -21,6 +21,7 @@ from deepinside.engine.errors import (
     RunError,
 )
 from deepinside.engine.inputs import ImageLike, InputSpec, Prepared, iterate_images, prepare
+from deepinside.engine.lanes import in_lanes
 from deepinside.engine.passes import GradientPass
 from deepinside.engine.refinement import Found, refine
 from deepinside.engine.results import InputFailure, InputMaps, SaliencyMap
@@ -28,11 +29,13 @@ from deepinside.engine.targets import TargetPlan
 
 __all__ = ["saliency_batches"]
 
+_Chunk = list[tuple[int, Future[Prepared]]]
+
 _DECODERS = min(4, os.cpu_count() or 1)  # threads; Pillow lets others run while it decodes
 
 
 def saliency_batches(
-    run: GradientPass,
+    passes: Sequence[GradientPass],
     images: ImageLike | Iterable[ImageLike],
     plan: TargetPlan,
     *,
@@ -40,31 +43,51 @@ def saliency_batches(
     size: tuple[int, int] | Literal["original"] | None = None,
     ahead: int = 0,
 ) -> Iterator[InputMaps | InputFailure]:
-    """The maps of each input, in order; `1 + ahead` batches of inputs are held at a time.
+    """The maps of each input, in order.
 
     Threads decode; while a batch runs, those that are read ahead. A bad input gives an
     `InputFailure` and the others go on. Inputs of one size run together.
+
+    Args:
+        passes: what runs batches, each at the same time as the others.
+        images: as in `Engine.saliency`.
+        plan: which classes are explained.
+        batch_size: inputs at once in one pass.
+        size: of the inputs, where the file leaves it open.
+        ahead: batches of inputs that are read while others run. 0: one pass works, and nothing is
+            read before the result of what came before is taken.
     """
-    if run.spec.batch is not None:
-        batch_size = run.spec.batch
-    for chunk in _prepared(images, run.spec, batch_size, size, ahead):
-        prepared: dict[int, Prepared] = {}
-        failures: dict[int, InputFailure] = {}
-        for position, future in chunk:
-            try:
-                prepared[position] = future.result()
-            except ImageError as error:
-                failures[position] = InputFailure(error.source, position, error)
-        done: dict[int, InputMaps | InputFailure] = {**failures}
-        for group in _by_shape(prepared):
-            try:
-                done |= _explain(run, group, plan, batch_size)
-            except RunError as error:
-                if _is_usual(group, run.spec):
-                    raise
-                done |= _unsuitable(group, error)
-        for position, _ in chunk:
-            yield done[position]
+    spec = passes[0].spec
+    if spec.batch is not None:
+        batch_size = spec.batch
+
+    def explain(run: GradientPass, chunk: _Chunk) -> list[InputMaps | InputFailure]:
+        return _explain_chunk(run, chunk, plan, batch_size)
+
+    chunks = _prepared(images, spec, batch_size, size, ahead)
+    for done in in_lanes(passes if ahead else passes[:1], chunks, explain):
+        yield from done
+
+
+def _explain_chunk(
+    run: GradientPass, chunk: _Chunk, plan: TargetPlan, batch_size: int
+) -> list[InputMaps | InputFailure]:
+    """The maps of the inputs of a batch, or why there are none."""
+    prepared: dict[int, Prepared] = {}
+    done: dict[int, InputMaps | InputFailure] = {}
+    for position, future in chunk:
+        try:
+            prepared[position] = future.result()
+        except ImageError as error:
+            done[position] = InputFailure(error.source, position, error)
+    for group in _by_shape(prepared):
+        try:
+            done |= _explain(run, group, plan, batch_size)
+        except RunError as error:
+            if _is_usual(group, run.spec):
+                raise
+            done |= _unsuitable(group, error)
+    return [done[position] for position, _ in chunk]
 
 
 def _prepared(
@@ -73,12 +96,12 @@ def _prepared(
     batch_size: int,
     size: tuple[int, int] | Literal["original"] | None,
     ahead: int,
-) -> Iterator[list[tuple[int, Future[Prepared]]]]:
+) -> Iterator[_Chunk]:
     """Batches of inputs that are being prepared, `ahead` of them begun before they are needed."""
     numbered = enumerate(iterate_images(images, spec))
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
 
-        def begin() -> list[tuple[int, Future[Prepared]]]:
+        def begin() -> _Chunk:
             return [
                 (position, pool.submit(prepare, image, position, spec, size))
                 for position, image in islice(numbered, batch_size)
@@ -135,11 +158,16 @@ def _explain(
         # A tie of scores can put another class first than the graph chose.
         index = best if plan.first < 0 else plan.first
         maps[position, index] = result
-    pairs = iter(
-        (position, index)
+    rest = {
+        position: [index for index in wanted if (position, index) not in maps]
         for position, wanted in classes.items()
-        for index in wanted
-        if (position, index) not in maps
+    }
+    # All images' second classes, then their third ones: batches of the same images.
+    pairs = iter(
+        (position, indices[rank])
+        for rank in range(max(map(len, rest.values())))
+        for position, indices in rest.items()
+        if rank < len(indices)
     )
     while batch := list(islice(pairs, batch_size)):
         results = run([prepared[position] for position, _ in batch], [i for _, i in batch])

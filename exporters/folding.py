@@ -118,6 +118,8 @@ class _Fold:
             first, second = second, first
         if self._is_constant(first) or not self._is_constant(second):
             return None
+        if first.dtype not in _WIDE:
+            return None  # weights of half precision would leave its range, or lose digits
         shape = self.op.shapes.known(first)
         known = self.op.shapes.known(second)
         if shape is None or known is None or len(known) > len(shape):
@@ -242,6 +244,7 @@ class _Fold:
         return before[-1] == after[-1] and static(after[-1]) is not None
 
 
+_WIDE = {ir.DataType.FLOAT, ir.DataType.DOUBLE}
 _LAYERS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 # The axis of a layer's weights that belongs to the features of its output, and of its input.
 _OUTPUT = {"MatMul": -1, "Gemm": -1, "transposed Gemm": -2, "Conv": 0, "ConvTranspose": 1}

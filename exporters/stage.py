@@ -17,6 +17,7 @@ from deepinside.exporters.errors import ExportError
 from deepinside.exporters.finish import finish
 from deepinside.exporters.folding import fold_factors
 from deepinside.exporters.gradient import backpropagate, path_between, reached_from
+from deepinside.exporters.half import GRADIENT_SCALE, to_half
 from deepinside.exporters.image import ImageInput, Layout, find_image
 from deepinside.exporters.layers import Layer, layer_scores, list_layers
 from deepinside.exporters.prepare import prepare
@@ -36,6 +37,9 @@ from deepinside.exporters.splits import join_slices
 from deepinside.exporters.targets import Target, select_target
 
 Autodiff = Literal["standard", "ort-training"]
+Precision = Literal["float16"]
+
+_LARGEST_SCALE = 2**15  # float16 ends below the next
 
 __all__ = ["ExportReport", "GraphOptions", "Stage", "layers_of"]
 
@@ -86,8 +90,12 @@ class GraphOptions:
         relu: backward rule of ReLU: `gradient`, `deconvnet` or `guided`.
         autodiff: what builds the gradient: `standard` (this package, ONNX's own operators), or
             `ort-training` (onnxruntime-training's builder; the file runs on that runtime only).
-        optimize_for: `any` (forms that suit all runtimes and GPUs) or `cpu` (those that ONNX
-            Runtime runs fastest on CPUs); both are standard operators and run everywhere.
+        optimize_for: `any` (forms that suit all runtimes), `cpu` (those that ONNX Runtime runs
+            fastest on CPUs) or `cuda` (the fewest passes over memory, for its CUDA provider); all
+            are standard operators.
+        precision: `float16`: the network computes in float16, inputs and outputs stay as they are;
+            None: as the classifier does.
+        gradient_scale: with float16, power of two that keeps the gradient from underflow.
     """
 
     image_input: str | None = None
@@ -100,6 +108,8 @@ class GraphOptions:
     relu: ReluMode = "gradient"
     autodiff: Autodiff = "standard"
     optimize_for: OptimizeFor = "any"
+    precision: Precision | None = None
+    gradient_scale: int = GRADIENT_SCALE
 
     def __post_init__(self) -> None:
         """Refuse values outside the choices, which a caller without types can pass."""
@@ -109,12 +119,22 @@ class GraphOptions:
             ("relu", get_args(ReluMode)),
             ("autodiff", get_args(Autodiff)),
             ("optimize_for", get_args(OptimizeFor)),
+            ("precision", (None, *get_args(Precision))),
         ):
             if getattr(self, name) not in choices:
                 possible = ", ".join(str(choice) for choice in choices if choice)
                 raise ExportError(f"{name} can be {possible}, not {getattr(self, name)!r}.")
         if self.autodiff == "ort-training" and self.relu != "gradient":
             raise ExportError("autodiff ort-training knows the gradient of ReLU only.")
+        if self.autodiff == "ort-training" and self.precision is not None:
+            raise ExportError("precision float16 goes with autodiff standard only.")
+        scale = self.gradient_scale
+        if not 1 <= scale <= _LARGEST_SCALE or scale & (scale - 1):
+            raise ExportError(
+                f"gradient_scale can be a power of two from 1 to {_LARGEST_SCALE}, not {scale}."
+            )
+        if self.precision is None and scale != GRADIENT_SCALE:
+            raise ExportError("gradient_scale is for precision float16.")
         if self.layer is not None and (self.score_output or self.score != "logit"):
             raise ExportError("layer does not go with score_output or score probability.")
         if self.neuron is not None and self.layer is None:
@@ -187,6 +207,8 @@ class Stage:
         shapes = probe_shapes(model, size)
         image.keep_to(shapes.known(image.value))
         opset = model.graph.opset_imports[""]
+        if graph_options.precision is not None:
+            to_half(model, shapes)
         for node in model.graph:
             if node.domain and any(shapes.known(output) is None for output in node.outputs):
                 find_rule(node, opset)  # complains: what follows a foreign operator is unknown
@@ -228,19 +250,30 @@ class Stage:
         """The target's score, and its gradient with respect to the image."""
         op = self.op
         table = self.score_table()
-        classifier = list(op.graph)
         selected = select_target(op, table, self.scores.classes, target)
         image = self.image.value
+        seed = self.scaled(selected.seed)
+        forward = list(op.graph)
         if self.options.autodiff == "ort-training":
-            gradient = ort_training.differentiate(
-                op, self.model, selected.seed, score=table, image=image
-            )
+            gradient = ort_training.differentiate(op, self.model, seed, score=table, image=image)
         else:
-            gradient = backpropagate(
-                op, selected.seed, score=table, image=image, relu=self.options.relu
-            )
-            fold_factors(op, classifier, gradient)
-        return selected, gradient
+            gradient = backpropagate(op, seed, score=table, image=image, relu=self.options.relu)
+            fold_factors(op, forward, gradient)
+        return selected, self.unscaled(gradient)
+
+    def scaled(self, seed: ir.Value) -> ir.Value:
+        """A cotangent to begin with, large enough for float16 all the way."""
+        if self.options.precision is None:
+            return seed
+        result = self.op.Mul(seed, float(self.options.gradient_scale))
+        self.op.shapes.record(result, self.op.shapes.known(seed))
+        return result
+
+    def unscaled(self, gradient: ir.Value) -> ir.Value:
+        """A gradient of `scaled` cotangents as it is."""
+        if self.options.precision is None:
+            return gradient
+        return self.op.Mul(gradient, 1.0 / self.options.gradient_scale)
 
     def output_shape(self, part: str) -> ir.Shape:
         """Declared shape of an output, dynamic where the image's is."""
@@ -297,6 +330,9 @@ class Stage:
             neuron = self.options.neuron
             place = None if neuron is None else list(neuron)
             others["layer"] = json.dumps({"name": self.options.layer, "neuron": place})
+        if self.options.precision is not None:
+            others["precision"] = self.options.precision
+            others["gradient_scale"] = str(self.options.gradient_scale)
         if self.straight_through:
             others["straight_through"] = str(self.straight_through)
         return contract.metadata(

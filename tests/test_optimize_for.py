@@ -186,7 +186,7 @@ def test_the_embedded_classifier(tmp_path: Path) -> None:
 
 
 def test_an_unknown_target_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="optimize_for can be any, cpu, not 'gpu'"):
+    with pytest.raises(ExportError, match="optimize_for can be any, cpu, cuda, not 'gpu'"):
         export_saliency(models.default_classifier(), tmp_path / "f.onnx", optimize_for="gpu")
 
 
@@ -273,3 +273,29 @@ def test_squeeze_and_excitation(tmp_path: Path) -> None:
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
     assert {"ReduceMean", "ReduceSum"} <= set(before)
     assert not {"ReduceMean", "ReduceSum"} & set(after)
+
+
+@pytest.mark.parametrize("kernel", [2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("pad", [0, 1])
+def test_pooling_by_places(tmp_path: Path, kernel: int, stride: int, pad: int) -> None:
+    """The form for CUDA; ties are given to the same place as in the others."""
+    nodes = [
+        helper.make_node("Relu", ["image"], ["r"]),
+        helper.make_node(
+            "MaxPool", ["r"], ["p"], kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4
+        ),
+        helper.make_node("Clip", ["p", "low", "high"], ["c"]),
+        helper.make_node("Mul", ["c", "c"], ["features"]),
+    ]
+    bounds = {"low": np.float32(0.0), "high": np.float32(3.0)}
+    path = _classifier(tmp_path / "net.onnx", nodes, **bounds)
+    image = np.random.default_rng(0).integers(-2, 4, (2, 3, 13, 10)).astype(np.float32)
+    expected, before = _gradient(path, image, "any")
+    found, after = _gradient(path, image, "cuda")
+    np.testing.assert_array_equal(found, expected)
+    assert found.any()
+    assert "ScatterElements" not in before
+    assert "Where" not in before
+    assert {"ScatterElements", "Where"} <= set(after)
+    assert len(after) < len(before)

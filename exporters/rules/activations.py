@@ -25,7 +25,7 @@ def relu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """
     if node.relu == "deconvnet":
         return op.Max(g, 0.0)
-    passed = op.Mul(g, op.positive(node.y))
+    passed = op.keep(g, node.y)
     if op.shapes.known(g) != op.shapes.known(node.y):  # a compact one, behind a global pool
         passed = op.blocked(passed, node.shape(node.y))
     return passed if node.relu == "gradient" else op.Max(passed, 0.0)
@@ -37,8 +37,8 @@ def _rectified(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     if node.relu != "gradient" and is_rectifier(node.node):
         if node.relu == "deconvnet":
             return op.Max(g, 0.0)
-        return op.Max(op.Mul(g, _inside(node, op)), 0.0)
-    return op.Mul(g, _inside(node, op)) if (low or high) is not None else g
+        return op.Max(_keep_inside(g, node, op), 0.0)
+    return _keep_inside(g, node, op) if (low or high) is not None else g
 
 
 def is_rectifier(node: ir.Node) -> bool:
@@ -140,8 +140,8 @@ def clip(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     )
 
 
-def _inside(clip: ForwardNode, op: Builder) -> ir.Value:
-    """1 where the output lies between the bounds, else 0."""
+def _keep_inside(g: ir.Value, clip: ForwardNode, op: Builder) -> ir.Value:
+    """G where the output lies between the bounds, else 0."""
     low, high = clip.input(1), clip.input(2)
     bounds = [(bound, i == 1) for i, bound in enumerate((low, high)) if bound is not None]
     numbers = [(clip.shapes.constant(bound), below) for bound, below in bounds]
@@ -152,13 +152,13 @@ def _inside(clip: ForwardNode, op: Builder) -> ir.Value:
     ]
     known = [step for step in steps if step is not None]
     if len(known) == len(bounds):
-        return fold(op.Mul, known)
+        return op.Mul(g, fold(op.Mul, known))
     inside = []
     if low is not None:
         inside.append(op.Greater(clip.y, low))
     if high is not None:
         inside.append(op.Less(clip.y, high))
-    return op.mask(fold(op.And, inside), clip.y)
+    return op.where(fold(op.And, inside), g)
 
 
 @vjp("Sigmoid", 13, elementwise=True)

@@ -31,6 +31,8 @@ def max_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     moving = [w for w in spatial if not w.is_trivial]
     if not moving:
         return g
+    if op.optimize_for == "cuda":
+        return _scatter(g, node, op)
     for w in moving[:0:-1]:
         stages.append(_pool_along(stages[-1], w, spatial, node, op))
     stages.append(node.y)
@@ -39,6 +41,28 @@ def max_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     ):
         g = _undo_max_along(g, inner, outer, w, node, op)
     return g
+
+
+def _scatter(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX by the places of the maxima, which the forward node tells.
+
+    Four nodes in place of some 45 that each read and write whole maps; but the Indices output is
+    slow on CPUs and missing in TensorRT and browsers, and overlapping windows are added in an order
+    that GPUs don't fix. ONNX counts places over the whole of X, batch and channels included.
+    """
+    forward = node.y.producer()
+    assert forward is not None
+    if len(forward.outputs) == 1:
+        forward.resize_outputs(2)
+        forward.outputs[1].name = op.unique_name(f"{node.y.name}/indices")
+        forward.outputs[1].dtype = ir.DataType.INT64
+    places, flat = op.Reshape(forward.outputs[1], [-1]), op.Reshape(node.x, [-1])
+    assert g.dtype is not None
+    zero = ir.tensor(np.zeros(1, g.dtype.numpy()))
+    zeros = op.ConstantOfShape(op.Shape(flat), value=zero)
+    zeros.dtype = g.dtype
+    added = op.ScatterElements(zeros, places, op.Reshape(g, [-1]), axis=0, reduction="add")
+    return op.reshape_like(added, node.x)
 
 
 def _pool_along(
