@@ -100,7 +100,8 @@ def test_batches_are_full_across_pictures(tmp_path: Path, monkeypatch: pytest.Mo
         return compute(*given)
 
     monkeypatch.setattr(GradientPass, "_compute", counted)
-    engine(tmp_path).saliency(pictures(4), 1, method=Method("smoothgrad", samples=5), batch_size=8)
+    ours = engine(tmp_path)
+    ours.saliency(pictures(4), 1, method=Method("smoothgrad", samples=5), batch_size=8)
     assert sizes == [4, 8, 8, 4]
     sizes.clear()  # one after the other, but beside one another
     guided = Method("guided-ig", steps=3)
