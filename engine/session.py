@@ -16,7 +16,7 @@ from deepinside.engine.errors import (
     RunError,
     SettingError,
 )
-from deepinside.engine.modelfile import read_header
+from deepinside.engine.modelfile import read_header, require_weights
 from deepinside.engine.providers import (
     CPU,
     CUDA,
@@ -160,6 +160,7 @@ def open_session(path: str | Path, settings: SessionSettings | None = None) -> S
     if settings.threads is not None and settings.threads < 1:
         raise SettingError(f"threads is {settings.threads}; it must be at least 1.")
     header = read_header(path)  # a clear error for what is no model at all
+    require_weights(path)  # before ONNX Runtime reads any file
     load_runtime()
     if header.metadata.get("deepinside.autodiff") == "ort-training":
         require_training(path)

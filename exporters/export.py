@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import onnx_ir as ir
 
+from deepinside.exporters.boundary import explains_broken
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.loop import wrap_in_loop
 from deepinside.exporters.natural import INPUTS, OUTPUTS, STATE, add_natural_step
@@ -21,6 +22,7 @@ SALIENCY_OUTPUTS = ("score", "target_index", "gradient", "saliency")
 StepRule = Literal["plain", "normalized", "natural"]
 
 
+@explains_broken
 def export_saliency(
     classifier: Any,
     output: str | Path,
@@ -86,6 +88,7 @@ def export_saliency(
     return stage.write(Path(output), "saliency", names, started)
 
 
+@explains_broken
 def export_visualization(
     classifier: Any,
     output: str | Path,
