@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from classifiers import classifier
 from engine_fixtures import LABELS, RECORD, Recipe, write
 
 from deepinside import models
@@ -414,7 +415,7 @@ def test_a_failed_export_leaves_nothing_in_the_cache(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("deepinside.exporters.finish.Path.replace", failing)
-    plain(Path("plain.onnx"))
+    onnx.save(classifier(), "plain.onnx")
     result = run("saliency", "-m", "plain.onnx", "example:coffee", code=1)
     assert "No space left on device" in result.stderr
     assert list(Path("cache/deepinside/exports").iterdir()) == []
