@@ -96,18 +96,21 @@ def _opened(path: Path, source: str) -> Image.Image:
     try:
         return Image.open(path)
     except Image.DecompressionBombError:
-        reduced = _reduced_jpeg(path)
+        reduced = _reduced_jpeg(path, source)
         if reduced is None:
             raise
         _log.info("%s: read at %d x %d, it is very large", source, *reduced.size)
         return reduced
 
 
-def _reduced_jpeg(path: Path) -> Image.Image | None:
+def _reduced_jpeg(path: Path, source: str) -> Image.Image | None:
     """A JPEG picture that is decoded to a half, a quarter or an eighth of its size.
 
     Only of those whose parts are decoded one after the other: of progressive ones and of those with
     a scan per colour, the decoder holds everything in memory. None for these and other formats.
+
+    Raises:
+        ImageError: the file is too short for so many pixels, which the decoder would make up.
     """
     try:
         # Not Image.open, which refuses this size.
@@ -122,6 +125,10 @@ def _reduced_jpeg(path: Path) -> Image.Image | None:
     if image.info.get("progressive") or not whole:
         image.close()
         return None
+    # A square of 8 x 8 pixels takes 2 bits at least.
+    if path.stat().st_size < image.width * image.height // 256:
+        image.close()
+        raise ImageError(source, "can't be decoded, it is broken or cut short.")
     for scale in (2, 4, 8):
         size = (max(1, image.width // scale), max(1, image.height // scale))
         if size[0] * size[1] <= MAX_PIXELS // 2:
@@ -141,6 +148,8 @@ def _decoded(opener: Callable[[], Image.Image], source: str) -> NDArray[np.uint8
                 return _to_rgb(_upright(image, source), source)
     except FileNotFoundError:
         raise ImageError(source, "there is no such file.") from None
+    except PermissionError:
+        raise ImageError(source, "may not be read: check its permissions.") from None
     except IsADirectoryError:
         raise ImageError(source, "is a folder, not a picture.") from None
     except UnidentifiedImageError:

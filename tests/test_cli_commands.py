@@ -421,7 +421,6 @@ def test_a_failed_export_leaves_nothing_in_the_cache(
     assert list(Path("cache/deepinside/exports").iterdir()) == []
 
 
-
 def test_without_the_graph_libraries(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("deepinside.exporters")]:
         monkeypatch.delitem(sys.modules, name)
