@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
 from classifiers import classifier
+from click.testing import CliRunner, Result
 from engine_fixtures import LABELS, RECORD, Recipe, write
 
 from deepinside import models

@@ -244,13 +244,13 @@ def test_a_pair_of_files_goes_through_all_commands(
     exported = tmp_path / "s.onnx"
     record = tmp_path / "r.json"
     record.write_text(json.dumps(Recipe().record | {"input_size": [8, 8]}))
+    given = ["--preprocessing", record]
     for arguments in (
         ["export", plain, "-o", exported, "--preprocessing", record],
         ["inspect", exported],
         ["check", "-m", exported],
         ["saliency", "example:chelsea", "-m", exported, "-o", tmp_path / "a"],
-        ["saliency", "example:chelsea", "-m", plain, "--preprocessing", record]
-        + ["-o", tmp_path / "b"],
+        ["saliency", "example:chelsea", "-m", plain, "-o", tmp_path / "b", *given],
     ):
         result = CliRunner().invoke(cli, list(map(str, arguments)))
         assert result.exit_code == 0, result.output
@@ -363,7 +363,7 @@ def test_broken_classifiers(spoil: Spoil, message: str, tmp_path: Path) -> None:
 def test_an_operator_that_nobody_knows(tmp_path: Path) -> None:
     model = classifier()
     model.graph.node[1].op_type = "Frob"
-    with pytest.raises(MissingRuleError, match="Frob.*ONNX has no such operator"):
+    with pytest.raises(MissingRuleError, match=r"Frob.*ONNX has no such operator"):
         export_saliency(model, tmp_path / "s.onnx")
 
 

@@ -1,4 +1,4 @@
-"""Pictures of all kinds: shown as a person expects, or refused with the reason, and never waited for."""
+"""Pictures of all kinds: shown as a person expects, or refused with the reason."""
 
 import io
 import os
@@ -16,7 +16,6 @@ from PIL import Image, ImageChops
 from deepinside import models
 from deepinside.engine import Engine, ImageError, InputFailure, load_picture
 from deepinside.engine import decode as decode_module
-
 
 _PHOTO = Image.open(models.example("chelsea")).convert("RGB").resize((400, 320))
 
