@@ -255,7 +255,8 @@ def _export_checked(classifier: str, output: Path, task: str, options: dict[str,
                 "onnxruntime-training's gradient of this classifier is wrong (it differs from "
                 f"differences of the score by {checked.error:.0%}): export it without --autodiff."
             )
-        for part in Path(folder).iterdir():
+        # The model last: with it, all is there.
+        for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == output.name):
             part.replace(output.parent / part.name)
     return dataclasses.replace(report, path=output)
 

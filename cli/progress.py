@@ -5,13 +5,21 @@ from contextlib import contextmanager
 
 import click
 
-__all__ = ["progress_bar", "say"]
+__all__ = ["printable", "progress_bar", "say"]
 
 
 def say(text: str, *, quiet: bool = False) -> None:
     """A line on standard error."""
     if not quiet:
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters written out, which would steer the terminal.
+
+    Names and labels come from files, file names from archives: either may hold control characters.
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @contextmanager
@@ -36,8 +44,10 @@ def progress_bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int, str
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=None, note="")
-        yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
+        yield lambda done, total, note: bar.update(
+            task, completed=done, total=total, note=printable(note)
+        )

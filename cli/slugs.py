@@ -1,6 +1,7 @@
 """Names of result files: safe on every file system, bounded, and the same for the same input."""
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -48,11 +49,11 @@ def _is_free(name: str, owners: Sequence[str], claimed: str | None) -> bool:
 
 def _bounded(stem: str) -> str:
     """The stem, cut to what leaves room for the class and the ending in a file's name."""
-    content = stem.encode()
+    content = os.fsencode(stem)
     if len(content) <= _STEM_BYTES:
         return stem
     return content[:_STEM_BYTES].decode(errors="ignore") + "-" + _digest(stem)
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]

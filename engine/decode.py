@@ -1,17 +1,19 @@
 """Pictures of any kind as upright 8-bit RGB; what can't be one is an ImageError with its name."""
 
 import logging
+import os
 import struct
 import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from deepinside.engine.errors import ImageError
 
@@ -66,7 +68,8 @@ def load_picture(
     """Decode a picture.
 
     EXIF orientation is applied; transparency is laid on white; 16-bit grey is scaled to 8 bits;
-    of an animation the first frame counts; CMYK and other colour spaces become RGB.
+    of an animation the first frame counts; CMYK and other colour spaces become RGB. Of a JPEG
+    picture beyond `MAX_PIXELS`, every second, fourth or eighth row and column is decoded.
 
     Args:
         image: path, PIL image, or uint8 array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`.
@@ -84,7 +87,54 @@ def load_picture(
         # The caller's image stays as it is: loading and converting work on a copy.
         return Picture(_decoded(image.copy, name), name)
     name = source or fspath(image)
-    return Picture(_decoded(lambda: Image.open(image), name), name)
+    return Picture(_decoded(lambda: _opened(Path(image), name), name), name)
+
+
+def _opened(path: Path, source: str) -> Image.Image:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ImageError(source, "is no file: pipes and devices may never end.")
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError:
+        reduced = _reduced_jpeg(path, source)
+        if reduced is None:
+            raise
+        _log.info("%s: read at %d x %d, it is very large", source, *reduced.size)
+        return reduced
+
+
+def _reduced_jpeg(path: Path, source: str) -> Image.Image | None:
+    """A JPEG picture that is decoded to a half, a quarter or an eighth of its size.
+
+    Only of those whose parts are decoded one after the other: of progressive ones and of those with
+    a scan per colour, the decoder holds everything in memory. None for these and other formats.
+
+    Raises:
+        ImageError: the file is too short for so many pixels, which the decoder would make up.
+    """
+    try:
+        # Not Image.open, which refuses this size.
+        image = JpegImagePlugin.JpegImageFile(path)
+    except (SyntaxError, OSError, ValueError, struct.error):  # of other formats, or broken
+        return None
+    assert image.fp is not None
+    # The header of the first scan, which Pillow has just passed, names the colours in it.
+    length = 6 + 2 * image.layers
+    image.fp.seek(-length - 2, os.SEEK_CUR)
+    whole = image.fp.read(5) == bytes([0xFF, 0xDA, 0, length, image.layers])
+    if image.info.get("progressive") or not whole:
+        image.close()
+        return None
+    # A square of 8 x 8 pixels takes 2 bits at least.
+    if path.stat().st_size < image.width * image.height // 256:
+        image.close()
+        raise ImageError(source, "can't be decoded, it is broken or cut short.")
+    for scale in (2, 4, 8):
+        size = (max(1, image.width // scale), max(1, image.height // scale))
+        if size[0] * size[1] <= MAX_PIXELS // 2:
+            image.draft(None, size)
+            break
+    return image
 
 
 def _decoded(opener: Callable[[], Image.Image], source: str) -> NDArray[np.uint8]:
@@ -98,6 +148,8 @@ def _decoded(opener: Callable[[], Image.Image], source: str) -> NDArray[np.uint8
                 return _to_rgb(_upright(image, source), source)
     except FileNotFoundError:
         raise ImageError(source, "there is no such file.") from None
+    except PermissionError:
+        raise ImageError(source, "may not be read: check its permissions.") from None
     except IsADirectoryError:
         raise ImageError(source, "is a folder, not a picture.") from None
     except UnidentifiedImageError:
@@ -148,7 +200,7 @@ def _to_rgb(image: Image.Image, source: str) -> NDArray[np.uint8]:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
 
 
 def _sixteen_bit(values: NDArray[Any], source: str) -> NDArray[np.uint8]:

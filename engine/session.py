@@ -18,7 +18,7 @@ from deepinside.engine.errors import (
     ProviderError,
     RunError,
 )
-from deepinside.engine.modelfile import read_header
+from deepinside.engine.modelfile import read_header, require_weights
 from deepinside.engine.options import SessionSettings, provider_list, session_options
 from deepinside.engine.placement import (
     PlacedNode,
@@ -186,6 +186,7 @@ def open_sessions(path: str | Path, settings: SessionSettings) -> tuple[Session,
     path = Path(path)
     devices = parse_devices(settings.device)
     header = read_header(path)  # a clear error for what is no model at all
+    require_weights(path)  # before ONNX Runtime reads any file
     load_runtime()
     if header.metadata.get("deepinside.autodiff") == "ort-training":
         require_training(path)

@@ -37,6 +37,8 @@ _CHOICES = {
     "channel_order": ("RGB", "BGR", "L"),
 }
 _RANGES = ([0, 255], [0, 1])
+# Of an input, pixels, as the engine takes them.
+_MAX_SIDE = 16384
 
 
 def free_names(parts: Iterable[str], taken: Iterable[str | None]) -> dict[str, str]:
@@ -161,7 +163,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_length(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_SIDE
 
 
 def _numbers(value: object, length: int, fits: Callable[[Any], bool] = _is_number) -> bool:

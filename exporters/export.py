@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from deepinside.exporters.averaging import GraphMethod, average_gradients
+from deepinside.exporters.boundary import explains_broken
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.loop import wrap_in_loop
 from deepinside.exporters.natural import INPUTS, OUTPUTS, STATE, add_natural_step
@@ -23,6 +24,7 @@ SALIENCY_OUTPUTS = ("score", "target_index", "gradient", "saliency")
 StepRule = Literal["plain", "normalized", "natural"]
 
 
+@explains_broken
 def export_saliency(
     classifier: Any,
     output: str | Path,
@@ -95,6 +97,7 @@ def export_saliency(
     return stage.write(Path(output), "saliency", names, started)
 
 
+@explains_broken
 def export_visualization(
     classifier: Any,
     output: str | Path,

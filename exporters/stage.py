@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import onnx
 import onnx_ir as ir
 
 import deepinside.exporters.rules  # noqa: F401  (registers the gradient rules)
 from deepinside.exporters import contract, ort_training
 from deepinside.exporters.blocked import keep_blocked
+from deepinside.exporters.boundary import explains_broken
 from deepinside.exporters.builder import Builder, OptimizeFor
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.finish import finish
@@ -144,6 +146,7 @@ class GraphOptions:
             raise ExportError(f"image_size can be (height, width) in pixels, not {size!r}.")
 
 
+@explains_broken
 def layers_of(classifier: Any, **options: Any) -> list[Layer]:
     """The layers of a classifier, whose channels `layer` can put in place of the classes.
 
@@ -156,6 +159,11 @@ def layers_of(classifier: Any, **options: Any) -> list[Layer]:
     """
     stage = Stage.open(classifier, dict(options), None)
     return list_layers(stage.model.graph, stage.op.shapes, stage.image.value)
+
+
+def _is_known(node: ir.Node) -> bool:
+    """Whether ONNX defines the operator."""
+    return not node.domain and onnx.defs.has(node.op_type)
 
 
 @dataclass(frozen=True)
@@ -210,7 +218,7 @@ class Stage:
         if graph_options.precision is not None:
             to_half(model, shapes)
         for node in model.graph:
-            if node.domain and any(shapes.known(output) is None for output in node.outputs):
+            if not _is_known(node) and any(shapes.known(o) is None for o in node.outputs):
                 find_rule(node, opset)  # complains: what follows a foreign operator is unknown
         op = Builder(model.graph, opset, shapes, graph_options.optimize_for)
         join_slices(op)
