@@ -7,15 +7,13 @@ onnx.proto (IR version 3 and later).
 
 import hashlib
 import mmap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepinside.engine.errors import ModelFileError
+from deepinside.engine.wire import MalformedError, fields
 
-__all__ = ["ModelHeader", "content_sha256", "external_files", "read_header"]
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+__all__ = ["ModelHeader", "content_sha256", "entry", "external_files", "not_a_model", "read_header"]
 
 # Where tensors can stand: message -> field number -> message of that field.
 _TREE = {
@@ -62,7 +60,7 @@ def read_header(path: Path) -> ModelHeader:
     ir_version, producer, opset, metadata, graph = 0, "", 0, {}, False
     try:
         with _mapped(path) as data:
-            for number, value in _fields(memoryview(data)):
+            for number, value in fields(memoryview(data)):
                 if number == 1 and isinstance(value, int):
                     ir_version = value
                 elif number == 2 and not isinstance(value, int):
@@ -73,13 +71,13 @@ def read_header(path: Path) -> ModelHeader:
                     domain, version = _opset(value)
                     opset = version if domain in ("", "ai.onnx") else opset
                 elif number == 14 and not isinstance(value, int):
-                    key, text = _entry(value)
+                    key, text = entry(value)
                     metadata[key] = text
                 del value  # a view on the mapped file keeps it from being closed
-    except (IndexError, UnicodeDecodeError, _MalformedError) as error:
-        raise _not_a_model(path) from error
+    except (IndexError, UnicodeDecodeError, MalformedError) as error:
+        raise not_a_model(path) from error
     if not graph or not ir_version:
-        raise _not_a_model(path)
+        raise not_a_model(path)
     return ModelHeader(ir_version, producer, opset, metadata)
 
 
@@ -93,8 +91,8 @@ def external_files(path: Path) -> tuple[Path, ...]:
     try:
         with _mapped(path) as data:
             _collect_locations(memoryview(data), "Model", locations)
-    except (IndexError, UnicodeDecodeError, _MalformedError) as error:
-        raise _not_a_model(path) from error
+    except (IndexError, UnicodeDecodeError, MalformedError) as error:
+        raise not_a_model(path) from error
     return tuple(sorted(path.parent / location for location in locations))
 
 
@@ -120,11 +118,8 @@ def content_sha256(path: Path) -> str:
     return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
 
 
-class _MalformedError(ValueError):
-    """The bytes are not a protobuf message."""
-
-
-def _not_a_model(path: Path) -> ModelFileError:
+def not_a_model(path: Path) -> ModelFileError:
+    """The error of a file whose bytes are no model."""
     return ModelFileError(f"{path} is not an ONNX model, or is cut short.")
 
 
@@ -152,58 +147,22 @@ class _mapped:  # noqa: N801  (used like a function)
 
 
 def _collect_locations(data: memoryview, message: str, found: set[str]) -> None:
-    for number, value in _fields(data):
+    for number, value in fields(data):
         inner = _TREE[message].get(number)
         if inner is None or isinstance(value, int):
             continue
         if inner == "Entry":
-            key, text = _entry(value)
+            key, text = entry(value)
             if key == "location":
                 found.add(text)
         else:
             _collect_locations(value, inner, found)
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(number, value) of each field of one message; bytes are views, not copies."""
-    position = 0
-    while position < len(data):
-        tag, position = _varint(data, position)
-        number, kind = tag >> 3, tag & 7
-        value: int | memoryview
-        if kind == _VARINT:
-            value, position = _varint(data, position)
-        elif kind == _BYTES:
-            length, position = _varint(data, position)
-            if position + length > len(data):
-                raise _MalformedError
-            value, position = data[position : position + length], position + length
-        elif kind in (_FIXED64, _FIXED32):
-            value, position = 0, position + (8 if kind == _FIXED64 else 4)
-        else:
-            raise _MalformedError
-        if not number:
-            raise _MalformedError
-        yield number, value
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise _MalformedError
-
-
-def _entry(data: memoryview) -> tuple[str, str]:
+def entry(data: memoryview) -> tuple[str, str]:
     """A `StringStringEntryProto`."""
     texts = {1: "", 2: ""}
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if not isinstance(value, int):
             texts[number] = str(value, "utf-8")
     return texts[1], texts[2]
@@ -212,7 +171,7 @@ def _entry(data: memoryview) -> tuple[str, str]:
 def _opset(data: memoryview) -> tuple[str, int]:
     """An `OperatorSetIdProto`."""
     domain, version = "", 0
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1 and not isinstance(value, int):
             domain = str(value, "utf-8")
         elif number == 2 and isinstance(value, int):
