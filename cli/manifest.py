@@ -25,7 +25,7 @@ class Manifest:
         """Read what earlier runs left; a line cut short by a kill is dropped."""
         self.folder = folder
         self._path = folder / _NAME
-        self._records: dict[tuple[str, str], Record] = {}
+        self._records: dict[tuple[str, str, str], Record] = {}
         for record in _read(self._path):
             self._records[_key(record)] = record
 
@@ -47,16 +47,19 @@ class Manifest:
         self._stream.close()
         self._compact()
 
-    def get(self, task: str, name: str) -> Record | None:
-        """The latest record of an input (or class) of a task."""
-        return self._records.get((task, name))
+    def get(self, task: str, name: str, variant: str = "") -> Record | None:
+        """The latest record of an input (or class) of a task, and of its variant."""
+        return self._records.get((task, name, variant))
 
     def records(self, task: str) -> Iterator[Record]:
         """All records of a task."""
-        return (record for (kind, _), record in self._records.items() if kind == task)
+        return (record for (kind, *_), record in self._records.items() if kind == task)
 
     def add(self, record: Record) -> None:
-        """Write a record with at least `task` and `input`; it replaces an earlier one."""
+        """Write a record with at least `task` and `input`; it replaces an earlier one.
+
+        Records of several `variant`s of an input stand beside one another.
+        """
         # Moved to the end, where the file has it.
         self._records.pop(_key(record), None)
         self._records[_key(record)] = record
@@ -88,8 +91,8 @@ def _read(path: Path) -> Iterator[Record]:
             yield record
 
 
-def _key(record: Record) -> tuple[str, str]:
-    return str(record["task"]), str(record["input"])
+def _key(record: Record) -> tuple[str, str, str]:
+    return str(record["task"]), str(record["input"]), str(record.get("variant", ""))
 
 
 def _line(record: Record) -> str:

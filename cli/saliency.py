@@ -11,6 +11,7 @@ import click
 from deepinside.cli.errors import reports_errors
 from deepinside.cli.inputs import Input, expand_inputs, file_sha256
 from deepinside.cli.manifest import Manifest, Record, finite
+from deepinside.cli.method_options import MethodChoice, method_options
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from deepinside.engine import InputMaps, SaliencyMap
+    from deepinside.engine import InputMaps, Method, SaliencyMap
 
 __all__ = ["saliency"]
 
@@ -55,6 +56,7 @@ _COLOUR_STEP = 8
     metavar="TARGET",
     help="Class to explain: top1, top5, an index or a label. May be repeated.",
 )
+@method_options
 @output_option
 @device_option
 @batch_size_option("Pictures")
@@ -71,6 +73,7 @@ def saliency(
     inputs: tuple[str, ...],
     model: str | None,
     targets: tuple[str, ...],
+    method: MethodChoice,
     output: Path,
     device: str,
     batch_size: int,
@@ -91,6 +94,8 @@ def saliency(
       STEM.CLASS.heatmap.png   the map in colours
       STEM.CLASS.overlay.png   the map laid on the picture
       manifest.jsonl           a line per picture: status, classes, scores, files
+
+    Methods other than vanilla put their name in front: STEM.CLASS.METHOD.saliency.npy.
 
     A picture that can't be read is reported and the others go on; the exit code is then 1.
 
@@ -114,10 +119,12 @@ def saliency(
         model, _TASK, device=device, preprocessing=preprocessing, labels=labels, quiet=quiet
     )
     engine = Engine(file, device)
+    chosen = engine.method(method.method())
     with Manifest(output) as manifest:
         job = _Job(
             manifest,
             list(targets),
+            chosen,
             engine.contract.source_sha256,
             content_sha256(file),
             size,
@@ -129,6 +136,7 @@ def saliency(
         results = engine.iter_saliency(
             job.paths(item for item in pictures if item.name not in finished),
             targets,
+            method=chosen,
             batch_size=batch_size,
             keep_gradient=False,
             size=size,
@@ -172,6 +180,7 @@ class _Job:
     Attributes:
         manifest: of the output folder.
         targets: as asked for.
+        method: of the maps.
         model_sha256: of the classifier.
         file_sha256: of the exported file.
         size: as asked for.
@@ -182,6 +191,7 @@ class _Job:
 
     manifest: Manifest
     targets: list[str]
+    method: "Method"
     model_sha256: str
     file_sha256: str
     size: str | None
@@ -201,11 +211,12 @@ class _Job:
         """Records of pictures for which an earlier run made exactly this."""
         found = {}
         for item in pictures:
-            record = self.manifest.get(_TASK, item.name)
+            record = self._earlier(item)
             if (
                 record is not None
                 and record["status"] == "ok"
                 and record.get("targets") == self.targets
+                and record.get("method", {"name": "vanilla"}) == self._method()
                 and record.get("size") == self.size
                 and record.get("file_sha256") == self.file_sha256
                 and record.get("input_sha256") == file_sha256(item.path)
@@ -213,6 +224,12 @@ class _Job:
             ):
                 found[item.name] = record
         return found
+
+    def _earlier(self, item: Input) -> Record | None:
+        return self.manifest.get(_TASK, item.name, self.method.variant)
+
+    def _method(self) -> Record:
+        return {"name": self.method.name, **self.method.settings}
 
     def paths(self, pictures: Iterable[Input]) -> Iterator[Path]:
         """The pictures' paths; each is hashed before its reader gets it.
@@ -247,24 +264,26 @@ class _Job:
 
     def _reason(self, item: Input) -> str:
         """What is known to have changed since the earlier run."""
-        earlier = self.manifest.get(_TASK, item.name) or {}
+        earlier = self._earlier(item) or {}
         if self._has_changed(item):
             return " (the picture has changed)"
         if earlier.get("model_sha256", self.model_sha256) != self.model_sha256:
             return " (of another model)"
         if earlier and earlier.get("size") != self.size:
             return " (of another size)"
+        if earlier and earlier.get("method", self._method()) != self._method():
+            return " (of other settings of the method)"
         return ""
 
     def _has_changed(self, item: Input) -> bool:
-        earlier = (self.manifest.get(_TASK, item.name) or {}).get("input_sha256")
+        earlier = (self._earlier(item) or {}).get("input_sha256")
         return earlier is not None and earlier != self.sha256[item.name]
 
     def _tell_leftovers(self, item: Input, record: Record) -> None:
         """Say which files show what the picture was before."""
         if record["error"] or not self._has_changed(item):
             return
-        earlier = self.manifest.get(_TASK, item.name) or {"maps": []}
+        earlier = self._earlier(item) or {"maps": []}
         old = sorted(set(_files(earlier)) - set(_files(record)))
         left = [name for name in old if (self.manifest.folder / name).exists()]
         if left:
@@ -283,6 +302,8 @@ class _Job:
             "status": "ok" if error is None else "failed",
             "stem": stem,
             "targets": self.targets,
+            "method": self._method(),
+            **({"variant": self.method.variant} if self.method.variant else {}),
             "size": self.size,
             "maps": maps,
             "model_sha256": self.model_sha256,
@@ -311,7 +332,8 @@ class _Job:
 
 
 def _names(stem: str, saliency: "SaliencyMap") -> dict[str, str]:
-    name = f"{stem}.{class_slug(saliency.index, saliency.label)}"
+    parts = [stem, class_slug(saliency.index, saliency.label), saliency.method.variant]
+    name = ".".join(part for part in parts if part)
     return {kind: f"{name}.{ending}" for kind, ending in _ENDINGS.items()}
 
 

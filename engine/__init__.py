@@ -20,6 +20,7 @@ from deepinside.engine.errors import (
     TargetError,
     TaskError,
 )
+from deepinside.engine.methods import METHODS, Method
 from deepinside.engine.preprocess import Region
 from deepinside.engine.presets import PRESETS, Preset
 from deepinside.engine.providers import ProviderStatus, probe_providers
@@ -36,6 +37,7 @@ from deepinside.engine.results import (
 from deepinside.engine.visualize import Progress
 
 __all__ = [
+    "METHODS",
     "PRESETS",
     "CheckReport",
     "ClassImage",
@@ -46,6 +48,7 @@ __all__ = [
     "ImageError",
     "InputFailure",
     "InputMaps",
+    "Method",
     "ModelFileError",
     "NotExportedError",
     "OutOfMemoryError",

@@ -12,10 +12,12 @@ from deepinside.engine.contract import Contract, parse_contract
 from deepinside.engine.errors import SettingError, TargetError, TaskError
 from deepinside.engine.goals import Goal, find_goal
 from deepinside.engine.inputs import ImageLike, input_spec, iterate_images, prepare
+from deepinside.engine.methods import Method, find_method
 from deepinside.engine.modelfile import read_header
+from deepinside.engine.passes import GradientPass
 from deepinside.engine.presets import find_preset
 from deepinside.engine.results import CheckReport, ClassImage, InputFailure, InputMaps, SaliencyMap
-from deepinside.engine.saliency import GradientPass, saliency_batches
+from deepinside.engine.saliency import saliency_batches
 from deepinside.engine.session import PlacedNode, Session, SessionSettings, open_session
 from deepinside.engine.settings import ascent_settings
 from deepinside.engine.sizes import PictureSize, chosen_size
@@ -94,11 +96,20 @@ class Engine:
         """Nodes that do not run on the device; None where the runtime can't tell."""
         return self.session.off_device
 
+    def method(self, method: str | Method | None = None) -> Method:
+        """The saliency method that a name means, or that goes with the file where none is given.
+
+        Raises:
+            SettingError: there is no such method.
+        """
+        return find_method(method, self.contract)
+
     def saliency(
         self,
         images: ImageLike | Iterable[ImageLike],
         target: Targets = "top1",
         *,
+        method: str | Method | None = None,
         batch_size: int = _BATCH_SIZE,
         keep_gradient: bool = True,
         size: PictureSize | None = None,
@@ -110,20 +121,27 @@ class Engine:
                 float array of the input's shape, already preprocessed.
             target: `top1`, `topN`, a class index, a label, or a sequence of these, for every
                 image.
+            method: name of a saliency method, or a `Method` with its settings; None for what the
+                file gives, `vanilla` mostly.
             batch_size: bounds the memory of everything.
-            keep_gradient: whether the maps hold the gradient too.
+            keep_gradient: whether the maps hold the gradient and the attribution too.
             size: height and width of the input, where the file leaves them open: (H, W), one
                 number, or `original` for each picture's own; None for the record's.
 
         Raises:
             ImageError: an image can't be used.
-            SettingError: the file does not take pictures of this size.
+            SettingError: there is no such method, or the file does not take pictures of this size.
             TargetError: no such class.
             EngineError: anything else that failed.
         """
         found: list[SaliencyMap] = []
         for item in self.iter_saliency(
-            images, target, batch_size=batch_size, keep_gradient=keep_gradient, size=size
+            images,
+            target,
+            method=method,
+            batch_size=batch_size,
+            keep_gradient=keep_gradient,
+            size=size,
         ):
             if isinstance(item, InputFailure):
                 raise item.error
@@ -135,6 +153,7 @@ class Engine:
         images: ImageLike | Iterable[ImageLike],
         target: Targets = "top1",
         *,
+        method: str | Method | None = None,
         batch_size: int = _BATCH_SIZE,
         keep_gradient: bool = True,
         size: PictureSize | None = None,
@@ -147,7 +166,8 @@ class Engine:
         by one, such as a camera's pictures.
 
         Raises:
-            TargetError: no such class; at once, before the first image is read.
+            SettingError: there is no such method; at once, before the first image is read.
+            TargetError: no such class; likewise.
             TaskError: the file is not a saliency file.
         """
         self._require("saliency")
@@ -155,7 +175,7 @@ class Engine:
         if ahead < 0:
             raise SettingError(f"ahead is {ahead}; it must be at least 0.")
         plan = plan_targets(target, self.contract)
-        run = GradientPass(self.session, self.spec, keep_gradient)
+        run = GradientPass(self.session, self.spec, self.method(method), keep_gradient)
         chosen = chosen_size(size, self.spec, str(self.session.path))
         return saliency_batches(run, images, plan, batch_size=batch_size, size=chosen, ahead=ahead)
 

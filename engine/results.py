@@ -1,13 +1,14 @@
 """What the engine returns."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepinside.engine.decode import Picture
 from deepinside.engine.errors import EngineError
+from deepinside.engine.methods import Method
 from deepinside.engine.preprocess import Region
 
 __all__ = ["CheckReport", "ClassImage", "InputFailure", "InputMaps", "SaliencyMap", "Snapshot"]
@@ -18,8 +19,8 @@ class SaliencyMap:
     """The saliency of one class in one picture.
 
     Attributes:
-        saliency: float32 `(H, W)` at the model's input size: the largest absolute gradient over
-            the channels, not scaled.
+        saliency: float32 `(H, W)` at the model's input size, not negative and not scaled: the
+            largest absolute gradient over the channels, or what another method makes of it.
         gradient: dS_c/dI in the model's layout and float type, without batch axis; None where it
             was not kept or the file does not give it.
         score: S_c, the unnormalised score (or the probability, where the file says so); None
@@ -31,6 +32,9 @@ class SaliencyMap:
         region: what the map covers, in pixels of the original picture; None for an input that
             was already preprocessed.
         size: (H, W) of the original picture; None likewise.
+        method: that made the map.
+        attribution: what the method gives per number of the input, in the model's layout, without
+            batch axis; of vanilla, the gradient. None where it was not kept.
     """
 
     saliency: NDArray[np.float32]
@@ -42,6 +46,8 @@ class SaliencyMap:
     source: str
     region: Region | None
     size: tuple[int, int] | None
+    method: Method = field(default_factory=Method)
+    attribution: NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,138 +5,30 @@ for, so no pass is spent on scores alone: the first pass explains each picture's
 gives the scores that choose the others.
 """
 
-import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from deepinside.engine.contract import Contract
 from deepinside.engine.errors import (
     DivergenceError,
     EngineError,
     ImageError,
     OutOfMemoryError,
     RunError,
-    TaskError,
 )
 from deepinside.engine.inputs import ImageLike, InputSpec, Prepared, iterate_images, prepare
+from deepinside.engine.passes import GradientPass
 from deepinside.engine.results import InputFailure, InputMaps, SaliencyMap
-from deepinside.engine.session import Session
 from deepinside.engine.targets import TargetPlan
 
-__all__ = ["GradientPass", "saliency_batches"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["saliency_batches"]
 
 _DECODERS = min(4, os.cpu_count() or 1)  # threads; Pillow lets others run while it decodes
-
-
-@dataclass(frozen=True, eq=False)
-class GradientPass:
-    """Runs a saliency file on prepared images.
-
-    Attributes:
-        session: the open file.
-        spec: its image input.
-        keep_gradient: whether the maps hold the gradient.
-    """
-
-    session: Session
-    spec: InputSpec
-    keep_gradient: bool
-
-    def __call__(
-        self, images: Sequence[Prepared], targets: Sequence[int]
-    ) -> list[tuple[SaliencyMap | DivergenceError, NDArray[Any]]]:
-        """One map, or why there is none, and all classes' scores `(K,)`, per image.
-
-        A batch that the device's memory does not hold is run in halves.
-
-        Args:
-            images: at most a fixed batch size of the file.
-            targets: class index per image; -1 for its best class.
-
-        Raises:
-            RunError: ONNX Runtime failed.
-        """
-        try:
-            parts = self._run(np.stack([image.array for image in images]), targets)
-        except OutOfMemoryError as error:
-            if len(images) == 1 or self.spec.batch is not None:
-                raise
-            half = len(images) // 2
-            _log.warning("%s Going on with batches of %d.", error, half)
-            return self(images[:half], targets[:half]) + self(images[half:], targets[half:])
-        scores = np.asarray(parts["class_scores"], dtype=np.float64).reshape(len(images), -1)
-        return [
-            (self._map(image, n, targets[n], parts, scores[n]), scores[n])
-            for n, image in enumerate(images)
-        ]
-
-    def _run(self, batch: NDArray[Any], targets: Sequence[int]) -> dict[str, NDArray[Any]]:
-        names, count = self.spec.contract.names, len(batch)
-        wanted = [part for part in ("score", "target_index", "saliency") if part in names]
-        if "gradient" in names and (self.keep_gradient or "saliency" not in names):
-            wanted.append("gradient")
-        elif "saliency" not in names:
-            raise TaskError(
-                f"{self.session.path} gives neither saliency nor gradient: export the classifier "
-                "again with these outputs."
-            )
-        indices = np.asarray(targets, dtype=np.int64)
-        if self.spec.batch is not None:
-            missing = self.spec.batch - count
-            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-            indices = np.concatenate([indices, np.repeat(indices[-1:], missing)])
-        feeds = {names["image"]: batch}
-        if "target" in names:
-            feeds[names["target"]] = indices
-        wanted.append("class_scores")
-        outputs = self.session.run([names[part] for part in wanted], feeds)
-        return {part: output[:count] for part, output in zip(wanted, outputs, strict=True)}
-
-    def _map(
-        self,
-        image: Prepared,
-        n: int,
-        target: int,
-        parts: dict[str, NDArray[Any]],
-        scores: NDArray[np.float64],
-    ) -> SaliencyMap | DivergenceError:
-        contract = self.spec.contract
-        best = int(np.argmax(scores)) if target < 0 else target
-        index = int(parts["target_index"][n]) if "target_index" in parts else best
-        gradient = parts["gradient"][n] if "gradient" in parts else None
-        if "saliency" in parts:
-            saliency = parts["saliency"][n]
-        else:
-            assert gradient is not None
-            saliency = np.abs(self.spec.as_picture(gradient)).max(axis=2)
-        if not np.isfinite(saliency).all():
-            return DivergenceError(
-                f"{image.source}: the gradient of class {index} is infinite or not a number in "
-                f"{self.session.path.name}: try another precision or device."
-            )
-        score = float(parts["score"][n]) if "score" in parts else None
-        return SaliencyMap(
-            # Copies: a view would keep the whole batch in memory.
-            saliency=np.array(saliency, dtype=np.float32),
-            gradient=gradient.copy() if gradient is not None and self.keep_gradient else None,
-            score=score,
-            probability=_probability(scores, index, contract),
-            index=index,
-            label=contract.label(index),
-            source=image.source,
-            region=image.region,
-            size=None if image.picture is None else image.picture.size,
-        )
 
 
 def saliency_batches(
@@ -267,13 +159,3 @@ def _explain(
             else InputFailure(image.source, position, wrong)
         )
     return done
-
-
-def _probability(scores: NDArray[np.float64], index: int, contract: Contract) -> float:
-    """The class's probability from the classifier's own output and what it has applied to it."""
-    if contract.activation == "none":
-        if len(scores) == 1:
-            return float(1 / (1 + np.exp(-scores[0])))
-        exponentials = np.exp(scores - scores.max())
-        return float(exponentials[index] / exponentials.sum())
-    return float(np.exp(scores[index]) if contract.activation == "log_softmax" else scores[index])

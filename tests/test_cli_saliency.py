@@ -330,3 +330,16 @@ def test_stems() -> None:
     assert len(stems["y.png"]) < 140
     assert unique_stems({"z.png": "z"}, {"z": "z.png"}) == {"z.png": "z"}
     assert unique_stems({"z.png": "z"}, {"Z": "other.png"})["z.png"].startswith("z-")
+
+
+def test_methods_stand_beside_one_another(folder: Path) -> None:
+    plain = run("a.png", "-t", "0").stdout.splitlines()
+    others = run("a.png", "-t", "0", "--method", "input-x-gradient").stdout.splitlines()
+    assert others == [f"deepinside-results/a.0-tabby.input-x-gradient.{part}" for part in PARTS]
+    assert not np.allclose(np.load(plain[0]), np.load(others[0]))
+    assert [record["method"] for record in manifest()] == [
+        {"name": "vanilla"},
+        {"name": "input-x-gradient"},
+    ]
+    for arguments in ([], ["--method", "input-x-gradient"]):
+        assert "1 kept" in run("a.png", "-t", "0", *arguments).stderr

@@ -1,0 +1,180 @@
+"""One run of a saliency file over a batch: from prepared images to maps."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepinside.engine.contract import Contract
+from deepinside.engine.errors import DivergenceError, OutOfMemoryError, TaskError
+from deepinside.engine.inputs import InputSpec, Prepared
+from deepinside.engine.methods import Method
+from deepinside.engine.results import SaliencyMap
+from deepinside.engine.session import Session
+
+__all__ = ["GradientPass"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class GradientPass:
+    """Runs a saliency file on prepared images.
+
+    Attributes:
+        session: the open file.
+        spec: its image input.
+        method: of the maps.
+        keep: whether the maps hold gradient and attribution.
+    """
+
+    session: Session
+    spec: InputSpec
+    method: Method
+    keep: bool
+
+    def __call__(
+        self, images: Sequence[Prepared], targets: Sequence[int]
+    ) -> list[tuple[SaliencyMap | DivergenceError, NDArray[Any]]]:
+        """One map, or why there is none, and all classes' scores `(K,)`, per image.
+
+        Args:
+            images: at most a fixed batch size of the file.
+            targets: class index per image; -1 for its best class.
+
+        Raises:
+            RunError: ONNX Runtime failed.
+        """
+        parts = self.run([image.array for image in images], targets, self._wanted())
+        scores = np.asarray(parts["class_scores"], dtype=np.float64).reshape(len(images), -1)
+        return [
+            (self._map(image, n, targets[n], parts, scores[n]), scores[n])
+            for n, image in enumerate(images)
+        ]
+
+    def run(
+        self, images: Sequence[NDArray[Any]], targets: Sequence[int], wanted: Sequence[str]
+    ) -> dict[str, NDArray[Any]]:
+        """Parts of the contract, with batch axis, for inputs without one.
+
+        A batch that the device's memory does not hold is run in halves.
+
+        Args:
+            images: at most a fixed batch size of the file.
+            targets: class index per image; -1 for its best class.
+            wanted: parts.
+
+        Raises:
+            RunError: ONNX Runtime failed.
+        """
+        try:
+            return self._run(np.stack(images), targets, wanted)
+        except OutOfMemoryError as error:
+            if len(images) == 1 or self.spec.batch is not None:
+                raise
+            half = len(images) // 2
+            _log.warning("%s Going on with batches of %d.", error, half)
+        first = self.run(images[:half], targets[:half], wanted)
+        second = self.run(images[half:], targets[half:], wanted)
+        return {part: np.concatenate([first[part], second[part]]) for part in wanted}
+
+    def _run(
+        self, batch: NDArray[Any], targets: Sequence[int], wanted: Sequence[str]
+    ) -> dict[str, NDArray[Any]]:
+        names, count = self.spec.contract.names, len(batch)
+        indices = np.asarray(targets, dtype=np.int64)
+        if self.spec.batch is not None:
+            missing = self.spec.batch - count
+            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+            indices = np.concatenate([indices, np.repeat(indices[-1:], missing)])
+        feeds = {names["image"]: batch}
+        if "target" in names:
+            feeds[names["target"]] = indices
+        outputs = self.session.run([names[part] for part in wanted], feeds)
+        return {part: output[:count] for part, output in zip(wanted, outputs, strict=True)}
+
+    def _wanted(self) -> list[str]:
+        """The parts to ask the file for.
+
+        Raises:
+            TaskError: it has not what the method needs.
+        """
+        names = self.spec.contract.names
+        wanted = [part for part in ("score", "target_index") if part in names]
+        needs_gradient = self.method.name != "vanilla" or "saliency" not in names
+        if needs_gradient and "gradient" not in names:
+            lacking = "no gradient" if "saliency" in names else "neither saliency nor gradient"
+            raise TaskError(
+                f"{self.session.path} gives {lacking}: export the classifier again with these "
+                "outputs."
+            )
+        if "gradient" in names and (self.keep or needs_gradient):
+            wanted.append("gradient")
+        if not needs_gradient:
+            wanted.append("saliency")
+        return [*wanted, "class_scores"]
+
+    def _map(
+        self,
+        image: Prepared,
+        n: int,
+        target: int,
+        parts: dict[str, NDArray[Any]],
+        scores: NDArray[np.float64],
+    ) -> SaliencyMap | DivergenceError:
+        contract = self.spec.contract
+        best = int(np.argmax(scores)) if target < 0 else target
+        index = int(parts["target_index"][n]) if "target_index" in parts else best
+        # Copies: a view would keep the whole batch in memory.
+        gradient = parts["gradient"][n].copy() if "gradient" in parts else None
+        attribution = gradient
+        if self.method.name == "input-x-gradient":
+            assert gradient is not None
+            attribution = image.array * gradient
+        if "saliency" in parts:
+            saliency = np.array(parts["saliency"][n], dtype=np.float32)
+        else:
+            assert attribution is not None
+            saliency = self.reduce(attribution)
+        if not np.isfinite(saliency).all():
+            return DivergenceError(
+                f"{image.source}: the gradient of class {index} is infinite or not a number in "
+                f"{self.session.path.name}: try another precision or device."
+            )
+        return SaliencyMap(
+            saliency=saliency,
+            gradient=gradient if self.keep else None,
+            score=float(parts["score"][n]) if "score" in parts else None,
+            probability=_probability(scores, index, contract),
+            index=index,
+            label=contract.label(index),
+            source=image.source,
+            region=image.region,
+            size=None if image.picture is None else image.picture.size,
+            method=self.method,
+            attribution=attribution if self.keep else None,
+        )
+
+    def reduce(self, attribution: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The map `(H, W)` of an attribution in the model's layout.
+
+        The largest magnitude over the channels (Simonyan et al. 2014); of shares of a score, the
+        magnitude of their sum.
+        """
+        picture = self.spec.as_picture(attribution).astype(np.float32)
+        if self.method.gives_shares:
+            return np.asarray(np.abs(picture.sum(axis=2)))
+        return np.asarray(np.abs(picture).max(axis=2))
+
+
+def _probability(scores: NDArray[np.float64], index: int, contract: Contract) -> float:
+    """The class's probability from the classifier's own output and what it has applied to it."""
+    if contract.activation == "none":
+        if len(scores) == 1:
+            return float(1 / (1 + np.exp(-scores[0])))
+        exponentials = np.exp(scores - scores.max())
+        return float(exponentials[index] / exponentials.sum())
+    return float(np.exp(scores[index]) if contract.activation == "log_softmax" else scores[index])
