@@ -7,8 +7,8 @@ from pathlib import Path
 
 from deepinside.engine.engine import read_contract
 from deepinside.engine.errors import EngineError
-from deepinside.engine.evaluation.explainers import Explainer, Map
-from deepinside.engine.evaluation.figures import Figures, Subject, figures_of
+from deepinside.engine.evaluation.explainers import Explainer
+from deepinside.engine.evaluation.figures import Explained, Figures, Subject, figures_of
 from deepinside.engine.evaluation.randomisation import randomised
 from deepinside.engine.evaluation.settings import EvaluationSettings
 from deepinside.engine.evaluation.similarity import SIMILARITIES
@@ -68,7 +68,7 @@ def evaluate(
 def _randomise(
     explainers: Mapping[str, Explainer],
     subjects: Sequence[Subject],
-    trained: Mapping[str, Sequence[Map | EngineError]],
+    trained: Mapping[str, Sequence[Explained | EngineError]],
     found: Sequence[dict[str, Figures] | EngineError],
     settings: EvaluationSettings,
 ) -> tuple[list[int], list[str]]:
@@ -104,8 +104,8 @@ def _randomise(
 
 def _compare(
     name: str,
-    maps: Sequence[Map | EngineError],
-    trained: Sequence[Map | EngineError],
+    maps: Sequence[Explained | EngineError],
+    trained: Sequence[Explained | EngineError],
     found: Sequence[dict[str, Figures] | EngineError],
 ) -> None:
     """Add one step's similarities."""
@@ -113,5 +113,7 @@ def _compare(
         if isinstance(figures, EngineError) or isinstance(one, EngineError):
             continue
         for kind, similarity in SIMILARITIES.items():
-            value = None if isinstance(other, EngineError) else similarity(one, other)
+            value = None
+            if not isinstance(other, EngineError):
+                value = similarity(one.saliency, other.saliency)
             figures[name].randomisation.setdefault(kind, []).append(value)

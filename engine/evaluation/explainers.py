@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from deepinside.engine.engine import Engine
 from deepinside.engine.errors import EngineError, ImageError
-from deepinside.engine.evaluation.figures import Subject
-from deepinside.engine.results import InputFailure
+from deepinside.engine.evaluation.figures import Explained, Subject
+from deepinside.engine.methods import Method
+from deepinside.engine.results import InputFailure, SaliencyMap
 
 __all__ = ["CONTROLS", "Control", "Explainer", "GivenMaps", "MethodMaps"]
 
@@ -37,7 +38,7 @@ class Explainer(Protocol):
 
     def __call__(
         self, subjects: Sequence[Subject], file: Path | None = None
-    ) -> list[Map | EngineError]:
+    ) -> list[Explained | EngineError]:
         """A map `(H, W)` of each subject, or why there is none.
 
         Args:
@@ -55,33 +56,42 @@ class MethodMaps:
 
     Attributes:
         file: the saliency file.
-        method: name of the method.
+        method: name of the method, or one with its settings.
         device: as in `Engine`.
         batch_size: bounds the memory.
     """
 
     file: Path
-    method: str
+    method: str | Method
     device: str
     batch_size: int
     fixed: bool = False
 
     def __call__(
         self, subjects: Sequence[Subject], file: Path | None = None
-    ) -> list[Map | EngineError]:
+    ) -> list[Explained | EngineError]:
         """As in `Explainer`."""
         engine = Engine(file or self.file, self.device)
-        found: dict[int, Map | EngineError] = {}
+        found: dict[int, Explained | EngineError] = {}
         for index in dict.fromkeys(subject.index for subject in subjects):
             places = [n for n, subject in enumerate(subjects) if subject.index == index]
             arrays = [engine.spec.as_input(subjects[n].image) for n in places]
             results = engine.iter_saliency(
-                arrays, index, batch_size=self.batch_size, keep_gradient=False
+                arrays, index, method=self.method, batch_size=self.batch_size
             )
             for place, result in zip(places, results, strict=True):
-                failed = isinstance(result, InputFailure)
-                found[place] = result.error if failed else result.maps[0].saliency
+                if isinstance(result, InputFailure):
+                    found[place] = result.error
+                else:
+                    found[place] = _explained(result.maps[0], engine)
         return [found[place] for place in range(len(subjects))]
+
+
+def _explained(found: SaliencyMap, engine: Engine) -> Explained:
+    shares = None
+    if found.method.gives_shares and found.attribution is not None:
+        shares = engine.spec.as_picture(found.attribution).sum(axis=2, dtype=np.float64)
+    return Explained(found.saliency, shares)
 
 
 @dataclass(frozen=True)
@@ -100,9 +110,9 @@ class Control:
 
     def __call__(
         self, subjects: Sequence[Subject], file: Path | None = None
-    ) -> list[Map | EngineError]:
+    ) -> list[Explained | EngineError]:
         """As in `Explainer`."""
-        return [self._map(subject.image) for subject in subjects]
+        return [Explained(self._map(subject.image)) for subject in subjects]
 
     def _map(self, image: Map) -> Map:
         if self.name == "random":
@@ -130,45 +140,55 @@ class GivenMaps:
 
     def __call__(
         self, subjects: Sequence[Subject], file: Path | None = None
-    ) -> list[Map | EngineError]:
+    ) -> list[Explained | EngineError]:
         """As in `Explainer`."""
         return [self._load(subject) for subject in subjects]
 
-    def path(self, stem: str, index: int) -> Path | None:
-        """The file for a picture and a class."""
-        for name in sorted(self.folder.glob("*.saliency.npy")):
-            words = name.name.removeprefix(f"{stem}.")
-            if words != name.name and words.partition("-")[0].partition(".")[0] == str(index):
-                return name
+    def paths(self, stem: str, index: int) -> list[Path]:
+        """The files for a picture and a class: several where methods stand beside one another."""
+        start = f"{stem}.{index}"
+        named = [
+            path
+            for path in sorted(self.folder.glob("*.saliency.npy"))
+            if path.name.startswith((f"{start}.", f"{start}-"))
+        ]
         plain = self.folder / f"{stem}.npy"
-        return plain if plain.is_file() else None
+        return named or ([plain] if plain.is_file() else [])
 
-    def _load(self, subject: Subject) -> Map | EngineError:
-        path = self.path(subject.stem, subject.index)
-        shape = subject.image.shape[:2]
-        if path is None:
+    def _load(self, subject: Subject) -> Explained | EngineError:
+        paths = self.paths(subject.stem, subject.index)
+        if len(paths) != 1:
+            names = ", ".join(path.name for path in paths)
+            start = f"{subject.stem}.{subject.index}"
             return ImageError(
                 subject.source,
-                f"{self.folder} has no map of it: neither "
-                f"{subject.stem}.{subject.index}-….saliency.npy nor {subject.stem}.npy.",
+                f"{self.folder} has several maps of it ({names}): give a folder with one."
+                if paths
+                else f"{self.folder} has no map of it: neither {start}-….saliency.npy, as "
+                f"deepinside saliency writes it, nor {subject.stem}.npy.",
             )
         try:
-            saliency = np.load(path, allow_pickle=False)
+            saliency = np.load(paths[0], allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            return ImageError(subject.source, f"its map {path} can't be read ({error}).")
-        if saliency.shape != shape:
-            advice = (
-                "reduce it over the channels first"
-                if saliency.ndim > 2
-                else "resize it to the network's input"
-            )
-            return ImageError(
-                subject.source,
-                f"its map {path} has the shape {saliency.shape}, and the network sees {shape} "
-                f"(height, width): {advice}.",
-            )
-        if saliency.dtype.kind not in "fiu" or not np.isfinite(saliency).all():
-            return ImageError(
-                subject.source, f"its map {path} holds infinite values, NaN or no numbers."
-            )
-        return np.asarray(saliency, dtype=np.float64)
+            return ImageError(subject.source, f"its map {paths[0]} can't be read ({error}).")
+        problem = _problem(saliency, subject.image.shape[:2])
+        if problem is not None:
+            return ImageError(subject.source, f"its map {paths[0]} {problem}.")
+        return Explained(np.asarray(saliency, dtype=np.float64))
+
+
+def _problem(saliency: NDArray[np.generic], shape: tuple[int, ...]) -> str | None:
+    """Why an array is no map of a picture of this shape."""
+    if saliency.shape != shape:
+        advice = "resize it to the network's input"
+        if saliency.ndim != 2:
+            advice = "a map has one number per pixel, so reduce it over the channels first"
+        return (
+            f"has the shape {saliency.shape}, and the network sees {shape} (height, width): "
+            f"{advice}"
+        )
+    if saliency.dtype.kind not in "fiu":
+        return f"holds {saliency.dtype}, not numbers"
+    if not np.isfinite(saliency).all():
+        return "holds infinite values or NaN"
+    return None

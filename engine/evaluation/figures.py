@@ -16,7 +16,7 @@ from deepinside.engine.evaluation.sensitivity import Removals, remove_at_random
 from deepinside.engine.evaluation.settings import EvaluationSettings
 from deepinside.engine.record import Preprocessing
 
-__all__ = ["Figures", "Subject", "figures_of"]
+__all__ = ["Explained", "Figures", "Subject", "figures_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +73,20 @@ class Subject:
 
 
 @dataclass(frozen=True, eq=False)
+class Explained:
+    """A map of a subject.
+
+    Attributes:
+        saliency: `(H, W)`; larger is more important.
+        attribution: `(H, W)`, with a sign, where the method gives shares of the score; their sums
+            are what sensitivity-n looks at. None where the map itself has to do.
+    """
+
+    saliency: NDArray[np.floating]
+    attribution: NDArray[np.floating] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Figures:
     """What the metrics say of a map.
 
@@ -88,17 +102,18 @@ class Figures:
     randomisation: dict[str, list[float | None]] = field(default_factory=dict)
 
 
-def figures_of(saliency: NDArray[np.floating], subject: Subject) -> Figures:
+def figures_of(explained: Explained, subject: Subject) -> Figures:
     """All metrics that take a map and its picture, without the sanity check.
 
     Args:
-        saliency: `(H, W)`.
+        explained: the map.
         subject: what it is a map of.
 
     Raises:
         EngineError: a setting is not possible for this picture, or the classifier failed.
     """
     settings, image, score = subject.settings, subject.image, subject.score
+    saliency = explained.saliency
     numbers: dict[str, float] = {}
     curves: dict[str, Curve] = {}
     order = ranking(saliency, seed=settings.seed)
@@ -122,7 +137,8 @@ def figures_of(saliency: NDArray[np.floating], subject: Subject) -> Figures:
             numbers |= _named(name, curves[name].area, subject)
         numbers |= _named("road", curves["road_least"].area - curves["road_most"].area, subject)
     if "sensitivity" in settings.metrics:
-        found = subject.removals.sensitivity(saliency)
+        attribution = explained.attribution
+        found = subject.removals.sensitivity(saliency if attribution is None else attribution)
         numbers |= _named("sensitivity", found.mean(axis=0), subject)
         for share, values in zip(settings.sensitivity_shares, found, strict=True):
             numbers |= _named(f"sensitivity_{share:g}", values, subject)

@@ -44,7 +44,7 @@ def ssim(first: Map, second: Map) -> float:
     from skimage.metrics import structural_similarity
 
     window = min(_WINDOW, *first.shape)
-    value = structural_similarity(
+    value = structural_similarity(  # type: ignore[no-untyped-call]
         normalise(np.maximum(first, 0)),
         normalise(np.maximum(second, 0)),
         data_range=1.0,
