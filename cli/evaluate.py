@@ -1,6 +1,7 @@
 """`deepinside evaluate`: can the maps be trusted?"""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,18 +207,32 @@ def evaluate(
       deepinside evaluate photos/ --boxes boxes.csv --metric localisation
       deepinside evaluate photos/ --maps gradcam/ --maps ours/ -m classifier.onnx
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
+    from deepinside.engine.evaluation import CONTROLS, Control
     from deepinside.engine.packages import require_package
 
     if plots:
         require_package("matplotlib", "--plots", "plots")
     pictures = expand_inputs(inputs, output)
     settings = _settings(numbers)
-    file = exported_file(
-        model, "saliency", device=device, preprocessing=preprocessing, labels=labels, quiet=quiet
-    )
-    explainers = _explainers(
-        methods, folders, file, device, batch_size, controls=not no_controls, seed=settings.seed
-    )
+
+    def exported(relu: str = "gradient") -> Path:
+        """The classifier with a backward rule of ReLU; an exported file as it is."""
+        return exported_file(
+            model,
+            "saliency",
+            device=device,
+            preprocessing=preprocessing,
+            labels=labels,
+            quiet=quiet,
+            options={} if relu == "gradient" else {"relu": relu},
+        )
+
+    file = exported()
+    explainers: dict[str, Explainer] = {
+        **_methods(methods or (() if folders else ("vanilla",)), exported, device, batch_size),
+        **_given(folders),
+        **({} if no_controls else {name: Control(name, settings.seed) for name in CONTROLS}),
+    }
     counts = dict.fromkeys(("ok", "kept", "failed"), 0)
     records: list[Record] = []
     with (
@@ -274,32 +289,40 @@ def _settings(numbers: dict[str, Any]) -> "EvaluationSettings":
 _NOT_SETTINGS = ("metrics", "boxes", "masks")
 
 
-def _explainers(
-    methods: tuple[str, ...],
-    folders: tuple[Path, ...],
-    file: Path,
-    device: str,
-    batch_size: int,
-    *,
-    controls: bool,
-    seed: int,
+def _methods(
+    names: Sequence[str], exported: Callable[[str], Path], device: str, batch_size: int
 ) -> "dict[str, Explainer]":
-    """What makes maps, by the name that the results have for it."""
-    from deepinside.engine.evaluation import CONTROLS, Control, GivenMaps, MethodMaps
+    """The engine's methods, each with the file that it needs.
+
+    Raises:
+        EngineError: a method does not go with the file that was given.
+    """
+    from deepinside.engine import Method, read_contract
+    from deepinside.engine.evaluation import MethodMaps
+    from deepinside.engine.methods import find_method
 
     found: dict[str, Explainer] = {}
-    for method in methods or (() if folders else ("vanilla",)):
-        found[method] = MethodMaps(file, method, device, batch_size)
+    for name in names:
+        method = Method(name)  # type: ignore[arg-type]
+        file = exported(method.relu)
+        find_method(method, read_contract(file), where=str(file))
+        found[name] = MethodMaps(file, method, device, batch_size)
+    return found
+
+
+def _given(folders: Sequence[Path]) -> "dict[str, Explainer]":
+    """Maps of other tools, by the names of their folders."""
+    from deepinside.engine.evaluation import CONTROLS, GivenMaps
+
+    found: dict[str, Explainer] = {}
     for folder in folders:
         name = folder.resolve().name
-        if name in found or name in CONTROLS:
+        if name in found or name in CONTROLS or name in NAMES:
             raise click.UsageError(
-                f"--maps {folder} would be called {name!r} in the results, which something else "
-                "is called already: give the folder another name."
+                f"--maps {folder} would be called {name!r} in the results, as something else is "
+                "called already: give the folder another name."
             )
         found[name] = GivenMaps(folder)
-    if controls:
-        found |= {name: Control(name, seed) for name in CONTROLS}
     return found
 
 

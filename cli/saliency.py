@@ -116,8 +116,15 @@ def saliency(
 
     pictures = expand_inputs(inputs, output)
     file = exported_file(
-        model, _TASK, device=device, preprocessing=preprocessing, labels=labels, quiet=quiet
+        model,
+        _TASK,
+        device=device,
+        preprocessing=preprocessing,
+        labels=labels,
+        quiet=quiet,
+        options=method.export_options,
     )
+    method.warn(quiet=quiet)
     engine = Engine(file, device)
     chosen = engine.method(method.method())
     with Manifest(output) as manifest:
@@ -343,7 +350,18 @@ def _entry(files: Mapping[str, str], saliency: "SaliencyMap") -> Record:
         "label": saliency.label,
         "score": finite(saliency.score),
         "probability": finite(saliency.probability),
+        **_completeness(saliency),
         "files": files,
+    }
+
+
+def _completeness(saliency: "SaliencyMap") -> Record:
+    """How well an integral's attributions add up; nothing for other methods."""
+    if saliency.completeness_gap is None:
+        return {}
+    return {
+        "completeness_gap": finite(saliency.completeness_gap),
+        "baseline_score": finite(saliency.baseline_score),
     }
 
 

@@ -101,8 +101,9 @@ class Engine:
 
         Raises:
             SettingError: there is no such method.
+            TaskError: the file was exported for another one.
         """
-        return find_method(method, self.contract)
+        return find_method(method, self.contract, where=str(self.session.path))
 
     def saliency(
         self,
@@ -176,6 +177,8 @@ class Engine:
             raise SettingError(f"ahead is {ahead}; it must be at least 0.")
         plan = plan_targets(target, self.contract)
         run = GradientPass(self.session, self.spec, self.method(method), keep_gradient)
+        if run.method.crops == 10 and size is not None:
+            raise SettingError("crops go with the preprocessing record's own size: leave size out.")
         chosen = chosen_size(size, self.spec, str(self.session.path))
         return saliency_batches(run, images, plan, batch_size=batch_size, size=chosen, ahead=ahead)
 

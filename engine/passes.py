@@ -104,7 +104,8 @@ class GradientPass:
         """
         names = self.spec.contract.names
         wanted = [part for part in ("score", "target_index") if part in names]
-        needs_gradient = self.method.name != "vanilla" or "saliency" not in names
+        plain = self.method.one_gradient and not self.method.gives_shares
+        needs_gradient = not plain or "saliency" not in names
         if needs_gradient and "gradient" not in names:
             lacking = "no gradient" if "saliency" in names else "neither saliency nor gradient"
             raise TaskError(

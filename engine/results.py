@@ -34,7 +34,11 @@ class SaliencyMap:
         size: (H, W) of the original picture; None likewise.
         method: that made the map.
         attribution: what the method gives per number of the input, in the model's layout, without
-            batch axis; of vanilla, the gradient. None where it was not kept.
+            batch axis; of vanilla, the gradient. None where it was not kept, or there are only
+            maps (crops).
+        completeness_gap: of methods that integrate: by how much the attributions add up to more
+            than `score - baseline_score`; None for others, or where the file gives no score.
+        baseline_score: S_c where the integral begins; None likewise.
     """
 
     saliency: NDArray[np.float32]
@@ -48,6 +52,8 @@ class SaliencyMap:
     size: tuple[int, int] | None
     method: Method = field(default_factory=Method)
     attribution: NDArray[np.floating] | None = None
+    completeness_gap: float | None = None
+    baseline_score: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 
 from deepinside.engine.errors import (
-    DivergenceError,
     EngineError,
     ImageError,
     OutOfMemoryError,
@@ -23,6 +22,7 @@ from deepinside.engine.errors import (
 )
 from deepinside.engine.inputs import ImageLike, InputSpec, Prepared, iterate_images, prepare
 from deepinside.engine.passes import GradientPass
+from deepinside.engine.refinement import Found, refine
 from deepinside.engine.results import InputFailure, InputMaps, SaliencyMap
 from deepinside.engine.targets import TargetPlan
 
@@ -124,7 +124,7 @@ def _explain(
     run: GradientPass, prepared: dict[int, Prepared], plan: TargetPlan, batch_size: int
 ) -> dict[int, InputMaps | InputFailure]:
     """All maps of one chunk of images."""
-    maps: dict[tuple[int, int], SaliencyMap | DivergenceError] = {}
+    maps: dict[tuple[int, int], Found] = {}
     classes: dict[int, list[int]] = {}
     first = run(list(prepared.values()), [plan.first] * len(prepared))
     for position, (result, scores) in zip(prepared, first, strict=True):
@@ -144,10 +144,14 @@ def _explain(
     while batch := list(islice(pairs, batch_size)):
         results = run([prepared[position] for position, _ in batch], [i for _, i in batch])
         maps.update({pair: result for pair, (result, _) in zip(batch, results, strict=True)})
+    if not run.method.one_gradient:
+        wanted_pairs = {(position, index) for position in classes for index in classes[position]}
+        maps = {pair: found for pair, found in maps.items() if pair in wanted_pairs}
+        maps = refine(run, prepared, maps, batch_size)
     done: dict[int, InputMaps | InputFailure] = {}
     for position, image in prepared.items():
         own = [maps[position, index] for index in classes[position]]
-        wrong = next((item for item in own if isinstance(item, DivergenceError)), None)
+        wrong = next((item for item in own if isinstance(item, EngineError)), None)
         done[position] = (
             InputMaps(
                 image.source,

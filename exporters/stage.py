@@ -19,6 +19,7 @@ from deepinside.exporters.image import ImageInput, Layout, find_image
 from deepinside.exporters.layers import Layer, layer_scores, list_layers
 from deepinside.exporters.prepare import prepare
 from deepinside.exporters.registry import ReluMode, find_rule
+from deepinside.exporters.rules.activations import is_rectifier
 from deepinside.exporters.rules.quantisation import STRAIGHT_THROUGH
 from deepinside.exporters.score import (
     ClassScores,
@@ -193,6 +194,11 @@ class Stage:
             scores = layer_scores(op, image.value, graph_options.layer, graph_options.neuron)
         reached = reached_from(model.graph, [image.value])
         path = path_between(model.graph, reached, [scores.tensor])
+        if graph_options.relu != "gradient" and not any(map(is_rectifier, path)):
+            raise ExportError(
+                f"relu {graph_options.relu} changes nothing here, since no ReLU lies between image "
+                "and scores: leave it out, its maps would be the plain gradient's."
+            )
         rounding = sum(node.op_type in STRAIGHT_THROUGH for node in path)
         return cls(source, model, op, image, scores, graph_options, record, nodes_before, rounding)
 

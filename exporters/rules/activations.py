@@ -13,7 +13,7 @@ import onnx_ir as ir
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
 
-__all__: list[str] = []
+__all__ = ["is_rectifier"]
 
 
 @vjp("Relu", 14, elementwise=True)
@@ -29,6 +29,26 @@ def relu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     if op.shapes.known(g) != op.shapes.known(node.y):  # a compact one, behind a global pool
         passed = op.blocked(passed, node.shape(node.y))
     return passed if node.relu == "gradient" else op.Max(passed, 0.0)
+
+
+def _rectified(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """The cotangent of a Clip's input; at 0 (ReLU6), with the modes of `relu`."""
+    low, high = node.input(1), node.input(2)
+    if node.relu != "gradient" and is_rectifier(node.node):
+        if node.relu == "deconvnet":
+            return op.Max(g, 0.0)
+        return op.Max(op.Mul(g, _inside(node, op)), 0.0)
+    return op.Mul(g, _inside(node, op)) if (low or high) is not None else g
+
+
+def is_rectifier(node: ir.Node) -> bool:
+    """Whether the node is a ReLU: Relu, or a Clip from 0 on (ReLU6)."""
+    if node.op_type != "Clip" or node.domain:
+        return node.op_type == "Relu" and not node.domain
+    low = node.inputs[1] if len(node.inputs) > 1 else None
+    if low is None or low.const_value is None:
+        return False
+    return float(low.const_value.numpy()) == 0.0
 
 
 @vjp("LeakyRelu", 16, elementwise=True)
@@ -97,6 +117,8 @@ def shrink(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
 def clip(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """DX = g where min < Y < max; 0 at both kinks, as in torch's hardtanh and relu6.
 
+    From 0 on it is a ReLU with a ceiling, whose other backward rules are those of Relu.
+
     dmin = g where X < min, unless min is above max; dmax = g where X or min is above max.
     """
     low, high = node.input(1), node.input(2)
@@ -112,7 +134,7 @@ def clip(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
         return op.Mul(g, op.mask(op.Greater(raised, high), g))
 
     return (
-        lambda: op.Mul(g, _inside(node, op)) if (low or high) is not None else g,
+        lambda: _rectified(g, node, op),
         lower,
         upper,
     )
