@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepinside.engine.contract import Contract
 from deepinside.engine.errors import DivergenceError, OutOfMemoryError, TaskError
 from deepinside.engine.inputs import InputSpec, Prepared
 from deepinside.engine.methods import Method
+from deepinside.engine.probabilities import probabilities
 from deepinside.engine.results import SaliencyMap
 from deepinside.engine.session import Session
 
@@ -149,7 +149,7 @@ class GradientPass:
             saliency=saliency,
             gradient=gradient if self.keep else None,
             score=float(parts["score"][n]) if "score" in parts else None,
-            probability=_probability(scores, index, contract),
+            probability=float(probabilities(scores, contract.activation)[index]),
             index=index,
             label=contract.label(index),
             source=image.source,
@@ -169,13 +169,3 @@ class GradientPass:
         if self.method.gives_shares:
             return np.asarray(np.abs(picture.sum(axis=2)))
         return np.asarray(np.abs(picture).max(axis=2))
-
-
-def _probability(scores: NDArray[np.float64], index: int, contract: Contract) -> float:
-    """The class's probability from the classifier's own output and what it has applied to it."""
-    if contract.activation == "none":
-        if len(scores) == 1:
-            return float(1 / (1 + np.exp(-scores[0])))
-        exponentials = np.exp(scores - scores.max())
-        return float(exponentials[index] / exponentials.sum())
-    return float(np.exp(scores[index]) if contract.activation == "log_softmax" else scores[index])

@@ -104,7 +104,7 @@ def randomised(
     Args:
         file: a saliency file.
         scores: its tensor of all classes' scores.
-        folder: where the copies are written; each replaces the one before.
+        folder: where the copies are written; each replaces the one before. Not the file's own.
         mode: `cascading`, from the scores down to a layer, or `independent`, that layer alone.
         steps: layers to stop at, spread evenly from the first to the last; all where there are
             fewer.
