@@ -9,6 +9,7 @@ import click
 
 from deepinside.cli.bench import bench
 from deepinside.cli.check import check
+from deepinside.cli.evaluate import evaluate
 from deepinside.cli.export import export
 from deepinside.cli.inspect import inspect
 from deepinside.cli.providers import providers
@@ -43,7 +44,7 @@ def cli(verbose: bool) -> None:
         logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # broken graphs become our errors
 
 
-for _command in (export, saliency, visualize, inspect, check, bench, providers):
+for _command in (export, saliency, visualize, evaluate, inspect, check, bench, providers):
     cli.add_command(_command)
 
 

@@ -10,6 +10,7 @@ __all__ = [
     "NotExportedError",
     "OutOfMemoryError",
     "OutputError",
+    "PackageMissingError",
     "ProviderError",
     "RunError",
     "RuntimeConflictError",
@@ -26,6 +27,19 @@ class EngineError(Exception):
 
 class RuntimeMissingError(EngineError):
     """ONNX Runtime is not installed, or can't be imported."""
+
+
+class PackageMissingError(EngineError):
+    """A package of an extra is not installed.
+
+    Attributes:
+        package: its name, as it is imported.
+    """
+
+    def __init__(self, package: str, message: str) -> None:
+        """Keep the name."""
+        self.package = package
+        super().__init__(message)
 
 
 class RuntimeConflictError(EngineError):

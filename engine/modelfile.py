@@ -8,22 +8,22 @@ onnx.proto (IR version 3 and later).
 import hashlib
 import mmap
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepinside.engine.errors import ModelFileError
+from deepinside.engine.wire import MalformedError, fields
 
 __all__ = [
     "ModelHeader",
     "content_sha256",
+    "entry",
     "external_files",
+    "not_a_model",
     "operators",
     "read_header",
     "require_weights",
 ]
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 # Of messages in messages; protobuf's own libraries stop there too.
 _DEEPEST = 100
@@ -73,7 +73,7 @@ def read_header(path: Path) -> ModelHeader:
     ir_version, producer, opset, metadata, graph = 0, "", 0, {}, False
     try:
         with _mapped(path) as data:
-            for number, value in _fields(memoryview(data)):
+            for number, value in fields(memoryview(data)):
                 if number == 1 and isinstance(value, int):
                     ir_version = value
                 elif number == 2 and not isinstance(value, int):
@@ -84,13 +84,13 @@ def read_header(path: Path) -> ModelHeader:
                     domain, version = _opset(value)
                     opset = version if domain in ("", "ai.onnx") else opset
                 elif number == 14 and not isinstance(value, int):
-                    key, text = _entry(value)
+                    key, text = entry(value)
                     metadata[key] = text
                 del value  # a view on the mapped file keeps it from being closed
-    except (IndexError, UnicodeDecodeError, _MalformedError) as error:
-        raise _not_a_model(path) from error
+    except (IndexError, UnicodeDecodeError, MalformedError) as error:
+        raise not_a_model(path) from error
     if not graph or not ir_version:
-        raise _not_a_model(path)
+        raise not_a_model(path)
     return ModelHeader(ir_version, producer, opset, metadata)
 
 
@@ -103,18 +103,18 @@ def operators(path: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
     try:
         with _mapped(path) as data:
-            for number, graph in _fields(memoryview(data)):
+            for number, graph in fields(memoryview(data)):
                 if number != 7 or isinstance(graph, int):
                     continue
-                for kind, node in _fields(graph):
+                for kind, node in fields(graph):
                     if kind == 1 and not isinstance(node, int):
                         counts.update(
                             str(value, "utf-8")
-                            for field, value in _fields(node)
+                            for field, value in fields(node)
                             if field == 4 and not isinstance(value, int)
                         )
-    except (IndexError, UnicodeDecodeError, _MalformedError) as error:
-        raise _not_a_model(path) from error
+    except (IndexError, UnicodeDecodeError, MalformedError) as error:
+        raise not_a_model(path) from error
     return counts
 
 
@@ -131,8 +131,8 @@ def external_files(path: Path) -> tuple[Path, ...]:
     try:
         with _mapped(path) as data:
             _collect_locations(memoryview(data), "Model", locations)
-    except (IndexError, UnicodeDecodeError, _MalformedError) as error:
-        raise _not_a_model(path) from error
+    except (IndexError, UnicodeDecodeError, MalformedError) as error:
+        raise not_a_model(path) from error
     folders = [path.parent.resolve(), path.resolve().parent]
     for location in locations:
         place = Path(location)
@@ -182,11 +182,8 @@ def content_sha256(path: Path) -> str:
     return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
 
 
-class _MalformedError(ValueError):
-    """The bytes are not a protobuf message."""
-
-
-def _not_a_model(path: Path) -> ModelFileError:
+def not_a_model(path: Path) -> ModelFileError:
+    """The error of a file whose bytes are no model."""
     return ModelFileError(f"{path} is not an ONNX model, or is cut short.")
 
 
@@ -217,59 +214,23 @@ class _mapped:  # noqa: N801  (used like a function)
 
 def _collect_locations(data: memoryview, message: str, found: set[str], depth: int = 0) -> None:
     if depth > _DEEPEST:
-        raise _MalformedError
-    for number, value in _fields(data):
+        raise MalformedError
+    for number, value in fields(data):
         inner = _TREE[message].get(number)
         if inner is None or isinstance(value, int):
             continue
         if inner == "Entry":
-            key, text = _entry(value)
+            key, text = entry(value)
             if key == "location":
                 found.add(text)
         else:
             _collect_locations(value, inner, found, depth + 1)
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(number, value) of each field of one message; bytes are views, not copies."""
-    position = 0
-    while position < len(data):
-        tag, position = _varint(data, position)
-        number, kind = tag >> 3, tag & 7
-        value: int | memoryview
-        if kind == _VARINT:
-            value, position = _varint(data, position)
-        elif kind == _BYTES:
-            length, position = _varint(data, position)
-            if position + length > len(data):
-                raise _MalformedError
-            value, position = data[position : position + length], position + length
-        elif kind in (_FIXED64, _FIXED32):
-            value, position = 0, position + (8 if kind == _FIXED64 else 4)
-        else:
-            raise _MalformedError
-        if not number:
-            raise _MalformedError
-        yield number, value
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise _MalformedError
-
-
-def _entry(data: memoryview) -> tuple[str, str]:
+def entry(data: memoryview) -> tuple[str, str]:
     """A `StringStringEntryProto`."""
     texts = {1: "", 2: ""}
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if not isinstance(value, int):
             texts[number] = str(value, "utf-8")
     return texts[1], texts[2]
@@ -278,7 +239,7 @@ def _entry(data: memoryview) -> tuple[str, str]:
 def _opset(data: memoryview) -> tuple[str, int]:
     """An `OperatorSetIdProto`."""
     domain, version = "", 0
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1 and not isinstance(value, int):
             domain = str(value, "utf-8")
         elif number == 2 and isinstance(value, int):

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepinside.engine.binding import Run
-from deepinside.engine.contract import Contract
 from deepinside.engine.errors import DivergenceError, OutOfMemoryError, TaskError
 from deepinside.engine.inputs import InputSpec, Prepared
 from deepinside.engine.methods import Method
+from deepinside.engine.probabilities import probabilities
 from deepinside.engine.results import SaliencyMap
 from deepinside.engine.session import Session
 
@@ -209,7 +209,7 @@ class GradientPass:
             saliency=saliency,
             gradient=gradient if self.keep else None,
             score=float(parts["score"][n]) if "score" in parts else None,
-            probability=_probability(scores, index, contract),
+            probability=float(probabilities(scores, contract.activation)[index]),
             index=index,
             label=contract.label(index),
             source=image.source,
@@ -242,13 +242,3 @@ class GradientPass:
             return None
         picture = self.spec.as_picture(attribution)
         return np.asarray(picture.sum(axis=2, dtype=np.float32))
-
-
-def _probability(scores: NDArray[np.float64], index: int, contract: Contract) -> float:
-    """The class's probability from the classifier's own output and what it has applied to it."""
-    if contract.activation == "none":
-        if len(scores) == 1:
-            return float(1 / (1 + np.exp(-scores[0])))
-        exponentials = np.exp(scores - scores.max())
-        return float(exponentials[index] / exponentials.sum())
-    return float(np.exp(scores[index]) if contract.activation == "log_softmax" else scores[index])
