@@ -2,12 +2,15 @@
 
 import logging
 import struct
+import threading
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from io import BytesIO
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +18,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deepinside.engine.errors import ImageError
 
-__all__ = ["MAX_PIXELS", "Picture", "load_picture"]
+__all__ = ["MAX_PIXELS", "ImageFile", "Picture", "load_picture"]
 
 _log = logging.getLogger(__name__)
 
 # Pillow refuses twice its own limit as a decompression bomb; the warning below that is noise here.
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
+
+# Pictures of more pixels are decoded one at a time, whatever the number of threads.
+_LARGE = 1 << 25
+_large = threading.Lock()
 
 # Everything that Pillow's decoders are known to raise on broken files.
 _DECODING_ERRORS = (
@@ -60,8 +67,24 @@ class Picture:
         return height, width
 
 
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """A picture that is opened only when its turn comes, by a thread.
+
+    Attributes:
+        name: for messages and results.
+        open: opens its bytes; raises ImageError or OSError where that fails.
+        target: classes to explain, as in `Engine.saliency`; None for those of the call.
+    """
+
+    name: str
+    open: Callable[[], BinaryIO]
+    target: int | str | Sequence[int | str] | None = None
+
+
 def load_picture(
-    image: str | PathLike[str] | Image.Image | NDArray[Any], source: str | None = None
+    image: str | PathLike[str] | bytes | BinaryIO | ImageFile | Image.Image | NDArray[Any],
+    source: str | None = None,
 ) -> Picture:
     """Decode a picture.
 
@@ -69,7 +92,8 @@ def load_picture(
     of an animation the first frame counts; CMYK and other colour spaces become RGB.
 
     Args:
-        image: path, PIL image, or uint8 array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`.
+        image: path, file's bytes, open file, `ImageFile`, PIL image, or uint8 array `(H, W)`,
+            `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`.
         source: name for messages; by default the path.
 
     Raises:
@@ -83,19 +107,39 @@ def load_picture(
         name = source or getattr(image, "filename", "") or "the picture"
         # The caller's image stays as it is: loading and converting work on a copy.
         return Picture(_decoded(image.copy, name), name)
-    name = source or fspath(image)
-    return Picture(_decoded(lambda: Image.open(image), name), name)
+    if isinstance(image, ImageFile):
+        name = source or image.name
+        return Picture(_decoded(lambda: _opened(image.open(), name, close=True), name), name)
+    if isinstance(image, (str, PathLike)):
+        name = source or fspath(image)
+        return Picture(_decoded(lambda: Image.open(image), name), name)
+    stream = BytesIO(image) if isinstance(image, bytes) else image
+    name = source or str(getattr(stream, "name", "the picture"))
+    return Picture(_decoded(lambda: _opened(stream, name, close=False), name), name)
 
 
-def _decoded(opener: Callable[[], Image.Image], source: str) -> NDArray[np.uint8]:
+@contextmanager
+def _opened(stream: BinaryIO, source: str, *, close: bool) -> Iterator[Image.Image]:
+    with stream if close else nullcontext():
+        if not stream.read(1):
+            raise ImageError(source, "is empty.")
+        stream.seek(0)
+        with Image.open(stream) as image:
+            yield image
+
+
+def _decoded(
+    opener: Callable[[], AbstractContextManager[Image.Image]], source: str
+) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with opener() as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(source, _too_large(f"{image.width} x {image.height} pixels"))
-                image.load()
-                return _to_rgb(_upright(image, source), source)
+                with _large if image.width * image.height > _LARGE else nullcontext():
+                    image.load()
+                    return _to_rgb(_upright(image, source), source)
     except FileNotFoundError:
         raise ImageError(source, "there is no such file.") from None
     except IsADirectoryError:

@@ -12,10 +12,10 @@ from deepinside.engine.contract import Contract
 from deepinside.engine.errors import DivergenceError, OutOfMemoryError, TaskError
 from deepinside.engine.inputs import InputSpec, Prepared
 from deepinside.engine.methods import Method
-from deepinside.engine.results import SaliencyMap
+from deepinside.engine.results import ClassScore, SaliencyMap
 from deepinside.engine.session import Session
 
-__all__ = ["GradientPass"]
+__all__ = ["GradientPass", "best_classes"]
 
 _log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class GradientPass:
             label=contract.label(index),
             source=image.source,
             region=image.region,
-            size=None if image.picture is None else image.picture.size,
+            size=image.size,
             method=self.method,
             attribution=attribution if self.keep else None,
         )
@@ -168,6 +168,17 @@ class GradientPass:
         if self.method.gives_shares:
             return np.asarray(np.abs(picture.sum(axis=2)))
         return np.asarray(np.abs(picture).max(axis=2))
+
+
+def best_classes(
+    scores: NDArray[np.float64], contract: Contract, count: int = 5
+) -> tuple[ClassScore, ...]:
+    """The classes with the best scores `(K,)`, best first; equal ones in the order of classes."""
+    order = np.argsort(-scores, kind="stable")[:count]
+    return tuple(
+        ClassScore(int(index), contract.label(int(index)), _probability(scores, index, contract))
+        for index in order
+    )
 
 
 def _probability(scores: NDArray[np.float64], index: int, contract: Contract) -> float:
