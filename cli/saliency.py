@@ -25,6 +25,7 @@ from deepinside.cli.options import (
     quiet_option,
     size_option,
 )
+from deepinside.cli.pages import Pages, pages
 from deepinside.cli.progress import Advance, progress_bar, say
 from deepinside.cli.stopping import Stop, stoppable
 
@@ -118,6 +119,7 @@ def saliency(
         )
     from deepinside.engine import Engine
     from deepinside.engine.batch import JobSettings, Manifest, Sources, make_sink, run_job
+    from deepinside.engine.batch.previews import Previews
     from deepinside.engine.batch.shards import ShardSink
     from deepinside.engine.files import remove_unfinished
     from deepinside.engine.modelfile import content_sha256
@@ -145,13 +147,14 @@ def saliency(
         shards = sink if isinstance(sink, ShardSink) else None
         with (
             Manifest(output, None if shards is None else shards.seen) as manifest,
+            pages(job, settings, model, engine.device) as page,
             progress_bar("Saliency", quiet=quiet) as advance,
         ):
             if job.resume:
                 remove_unfinished(output)
             if shards is not None:
                 shards.recover(manifest)
-            display = _Display(output, sources.total, advance, as_json=as_json, quiet=quiet)
+            display = _Display(output, sources.total, advance, page, as_json=as_json, quiet=quiet)
             run_job(
                 engine,
                 stop.before(sources.items()),
@@ -161,7 +164,9 @@ def saliency(
                 batch_size=batch_size,
                 done=display.show,
                 keep=job.resume or not overwrite,
+                preview=Previews(sink, page.pictures) if page.pictures else None,
             )
+            page.write(display.counts)
     _tell(display.counts, sources, engine.device, output, quiet=quiet)
     if stop:
         _tell_how_to_go_on(stop)
@@ -178,12 +183,20 @@ class _Display:
     """
 
     def __init__(
-        self, output: Path, total: int | None, advance: Advance, *, as_json: bool, quiet: bool
+        self,
+        output: Path,
+        total: int | None,
+        advance: Advance,
+        page: Pages,
+        *,
+        as_json: bool,
+        quiet: bool,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._output = output
         self._total = total
         self._advance = advance
+        self._page = page
         self._as_json = as_json
         self._quiet = quiet
         self._shard: str | None = None
@@ -196,6 +209,7 @@ class _Display:
         if outcome.note:
             say(outcome.note, quiet=self._quiet)
         self._advance(self.counts.total(), self._total, record["input"])
+        self._page.add(outcome, self.counts.total())
         if self._as_json:
             click.echo(self._json(outcome))
             return

@@ -11,11 +11,12 @@ from deepinside.engine.batch.manifest import Record
 from deepinside.engine.batch.names import class_slug
 from deepinside.engine.batch.settings import (
     JobSettings,
+    facts_of,
     files_of,
     map_entry,
     new_record,
+    restored,
     stored,
-    top_entries,
 )
 from deepinside.engine.batch.work import Outcome, Work
 from deepinside.engine.decode import load_picture
@@ -70,7 +71,7 @@ class FileSink:
             work.sha256,
             stem=work.stem,
             maps=maps,
-            top5=top_entries(result),
+            **facts_of(result),
             error=error,
         )
         return Outcome(work, record, note=self._leftovers(work, record))
@@ -83,13 +84,14 @@ class FileSink:
         """The outcomes that were held back."""
         return []
 
-    def load(self, record: Record, number: int) -> NDArray[np.uint8] | None:
-        """The overlay of a map of a record."""
+    def load(self, record: Record, number: int) -> NDArray[np.float32] | None:
+        """A map of a record."""
+        entry = record["maps"][number]
         try:
-            name = record["maps"][number]["files"]["overlay"]
-            return load_picture(self.folder / name).pixels
-        except (KeyError, ImageError):
+            values = np.load(self.folder / entry["files"]["saliency"], allow_pickle=False)
+        except (OSError, ValueError, EOFError, KeyError):
             return None
+        return restored(values, entry.get("scale"))
 
     def _reason(self, work: Work) -> str:
         """What is known to have changed since the earlier run."""

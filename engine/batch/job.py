@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from deepinside.engine.batch.files import FileSink
@@ -49,8 +50,8 @@ class Sink(Protocol):
     def finish(self) -> list[Outcome]:
         """The outcomes that were held back, safe now."""
 
-    def load(self, record: Record, number: int) -> NDArray[Any] | None:
-        """What is kept of a map: its overlay `(H, W, 3)` uint8, or itself `(h, w)` float32."""
+    def load(self, record: Record, number: int) -> NDArray[np.float32] | None:
+        """A map of a record, `(H, W)`, from where it was put; None where it is not there."""
 
 
 def make_sink(folder: Path, settings: JobSettings, *, overwrite: bool, shard_size: int) -> Sink:

@@ -1,5 +1,6 @@
 """What a job asks for, and the records that say what came of it."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,12 +19,12 @@ __all__ = [
     "Format",
     "JobSettings",
     "Number",
+    "facts_of",
     "files_of",
     "map_entry",
     "new_record",
     "restored",
     "stored",
-    "top_entries",
 ]
 
 TASK = "saliency"
@@ -94,7 +95,7 @@ def new_record(settings: JobSettings, item: Item, sha256: str | None, **found: A
         settings: of the job.
         item: the picture.
         sha256: of its bytes; None where they could not be read.
-        found: `stem`, `maps`, `top5` and `error`, of which a failure has the last alone.
+        found: `stem`, `maps`, `error`, and what `facts_of` gives; a failure has its error alone.
     """
     error = found.get("error")
     return {
@@ -104,18 +105,25 @@ def new_record(settings: JobSettings, item: Item, sha256: str | None, **found: A
         "status": "ok" if error is None else "failed",
         "stem": found.get("stem"),
         "maps": found.get("maps", []),
+        "picture_size": found.get("picture_size"),
+        "region": found.get("region"),
         "top5": found.get("top5", []),
         **settings.of(item),
         "error": error,
     }
 
 
-def top_entries(result: InputMaps) -> list[Record]:
-    """The best classes of a picture, for its record."""
-    return [
-        {"index": best.index, "label": best.label, "probability": finite(best.probability)}
-        for best in result.best
-    ]
+def facts_of(result: InputMaps) -> Record:
+    """What a picture's record says of all its maps: what they cover, and the best classes."""
+    first = result.maps[0]
+    return {
+        "picture_size": None if first.size is None else list(first.size),
+        "region": None if first.region is None else list(dataclasses.astuple(first.region)),
+        "top5": [
+            {"index": best.index, "label": best.label, "probability": finite(best.probability)}
+            for best in result.best
+        ],
+    }
 
 
 def map_entry(saliency: SaliencyMap, files: Mapping[str, str], scale: float | None) -> Record:

@@ -20,11 +20,11 @@ from deepinside.engine.batch.manifest import Manifest, Record, json_text
 from deepinside.engine.batch.parquet import pyarrow
 from deepinside.engine.batch.settings import (
     JobSettings,
+    facts_of,
     map_entry,
     new_record,
     restored,
     stored,
-    top_entries,
 )
 from deepinside.engine.batch.work import Outcome, Work
 from deepinside.engine.files import replacing
@@ -85,7 +85,7 @@ class ShardSink(ABC):
                 map_entry(saliency, {}, scale)
                 for saliency, (_, scale) in zip(result.maps, pairs, strict=True)
             ],
-            top5=top_entries(result),
+            **facts_of(result),
         )
         return Outcome(work, record, tuple(values for values, _ in pairs))
 
