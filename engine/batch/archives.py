@@ -89,7 +89,16 @@ def _archive_stem(name: str) -> str:
 
 def _samples(tar: tarfile.TarFile, target: str | None) -> Iterator[_Sample]:
     sample: _Sample | None = None
-    while (member := tar.next()) is not None:
+    while True:
+        try:
+            member = tar.next()
+        except _READ_ERRORS:
+            # What was read is a picture; whose class would have come is not known to be whole.
+            if sample is not None and target is None:
+                yield sample
+            raise
+        if member is None:
+            break
         tar.members.clear()  # type: ignore[attr-defined]  # it would grow with the archive
         path = PurePosixPath(member.name)
         key = str(path.parent / path.name.partition(".")[0])
@@ -98,7 +107,12 @@ def _samples(tar: tarfile.TarFile, target: str | None) -> Iterator[_Sample]:
                 yield sample
             sample = _Sample(key)
         if path.suffix.lower() in PICTURE_ENDINGS and not member.isdir():
-            sample.pictures.append((member.name, _content(tar, member)))
+            try:
+                sample.pictures.append((member.name, _content(tar, member)))
+            except _READ_ERRORS:
+                if target is None:
+                    yield sample
+                raise
         elif target is not None and member.isfile() and member.size <= _TEXT:
             found = _targets(tar, member, target)
             sample.targets = found if found is not None else sample.targets

@@ -29,7 +29,7 @@ from deepinside.engine.results import InputFailure, InputMaps
 __all__ = ["Preview", "Sink", "explain", "make_sink", "run_job"]
 
 # Overlays of larger pictures are drawn on smaller copies: what waits to be written is bounded.
-PICTURE_PIXELS = 1 << 25
+PICTURE_PIXELS = 1 << 24
 
 Preview = Callable[[Outcome, InputMaps | None], tuple[bytes, ...]]
 
