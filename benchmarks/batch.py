@@ -28,7 +28,7 @@ from PIL import Image
 from pipeline import photographs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from classifiers import classifier  # noqa: E402
+from classifiers import classifier
 
 SIDE = 32
 RECORD = {

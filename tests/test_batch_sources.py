@@ -15,7 +15,7 @@ from engine_fixtures import write
 from PIL import Image
 
 from deepinside.cli.main import cli
-from deepinside.engine import Engine, ImageFile, ImageError, SettingError
+from deepinside.engine import Engine, ImageError, ImageFile, SettingError
 from deepinside.engine.batch import Columns, Item, Sources
 from deepinside.engine.batch.names import plain_stem
 
@@ -190,7 +190,7 @@ def test_tables_with_targets() -> None:
     assert [row.targets for row in rows] == [(2, "tabby"), None, None]
     assert [row.name for row in rows] == ["1.png", "t.jsonl:3", "t.jsonl:4"]
     for row in rows[1:]:
-        with pytest.raises(ImageError, match="names no picture|is not JSON"):
+        with pytest.raises(ImageError, match=r"names no picture|is not JSON"):
             row.open()
     assert "1 done" in run("1.png", "-t", "2").stderr
 

@@ -140,6 +140,8 @@ def _csv(stream: BinaryIO, name: str, columns: Columns, delimiter: str) -> Itera
             yield _row(row, image, target, f"{name}:{reader.line_num}")
     except csv.Error as error:
         raise SettingError(f"{name} can't be read, line {reader.line_num}: {error}.") from error
+    finally:
+        text.detach()  # whoever opened the stream closes it
 
 
 def _json_lines(stream: BinaryIO, name: str, columns: Columns) -> Iterator[Row]:

@@ -63,4 +63,6 @@ class Scratch:
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
         """The rows of a query, one by one."""
-        yield from self._database.execute(statement, values)
+        # Not `yield from`, which would close the cursor, perhaps after the database.
+        for row in self._database.execute(statement, values):  # noqa: UP028
+            yield row

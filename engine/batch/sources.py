@@ -11,6 +11,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -152,13 +153,9 @@ class Sources:
         self._example(name)  # which raises where there is none
         return [Place(name, "picture")]
 
-    def _open_list(self, name: str) -> BinaryIO:
+    def _open_list(self, name: str) -> AbstractContextManager[BinaryIO]:
         if name == "-":
-            # Not closed with the list: it is the program's.
-            stream = self._stdin or sys.stdin.buffer
-            return (
-                os.fdopen(os.dup(stream.fileno()), "rb") if stream is sys.stdin.buffer else stream
-            )
+            return nullcontext(self._stdin or sys.stdin.buffer)  # the program's, not to be closed
         try:
             return remote.open_url(name) if remote.is_url(name) else open_file(name, name)
         except OSError as error:
