@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from deepinside.cli.errors import Failure, reports_errors
+from deepinside.cli.method_export_options import graph_method, method_export_options
 from deepinside.cli.model import classifier_facts, read_labels, read_record, run_export
 from deepinside.cli.options import (
     json_option,
@@ -24,7 +25,7 @@ from deepinside.cli.progress import say
 __all__ = ["export"]
 
 # Options that one task's export has and the other's has not.
-_ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule", "loop")}
+_ONLY = {"saliency": ("target_input", "outputs", "method"), "visualization": ("step_rule", "loop")}
 
 
 @click.command()
@@ -84,6 +85,7 @@ _ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule",
     metavar="LIST",
     help="Comma-separated outputs (saliency).  [default: score,target_index,gradient,saliency]",
 )
+@method_export_options
 @click.option(
     "--step-rule",
     type=click.Choice(["plain", "normalized", "natural"]),
@@ -161,6 +163,7 @@ def export(
     \b
     Examples:
       deepinside export classifier.onnx -o saliency.onnx
+      deepinside export classifier.onnx -o smooth.onnx --method smoothgrad --samples 25
       deepinside export classifier.onnx -o step.onnx --task visualization
       deepinside export classifier.onnx -o draw.onnx --task visualization --loop 300
       deepinside export timm:resnet50 -o resnet50.onnx --labels imagenet.txt
@@ -186,6 +189,8 @@ def export(
         options["input_shape"] = _shape(options["input_shape"])
     if "image_size" in options:
         options["image_size"] = _size(options["image_size"])
+    if "method" in options:
+        options["method"] = graph_method(options["method"])
     if "neuron" in options:
         options["neuron"] = place(options["neuron"])
     options = {**classifier_facts(Path(classifier)), **options}

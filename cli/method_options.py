@@ -7,13 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepinside.cli.progress import say
+
 if TYPE_CHECKING:
     from deepinside.engine import Method
 
 __all__ = ["MethodChoice", "method_options"]
 
-# Written out, as settings.METHODS has them: the engine is not imported for a help text.
-NAMES = ("vanilla", "input-x-gradient")
+# Written out: the engine, whose METHODS they are, is not imported for a help text.
+NAMES = (
+    "vanilla",
+    "smoothgrad",
+    "smoothgrad-squared",
+    "vargrad",
+    "input-x-gradient",
+    "integrated-gradients",
+    "blur-ig",
+    "guided-ig",
+    "deconvnet",
+    "guided-backprop",
+)
+# Their maps hardly depend on the class, or on the weights of the later layers.
+_CLASSLESS = ("deconvnet", "guided-backprop")
 
 
 @dataclass(frozen=True)
@@ -28,41 +43,100 @@ class MethodChoice:
     name: str | None
     settings: dict[str, Any]
 
-    def method(self) -> "Method | None":
-        """The method; None for what the file gives.
+    def method(self) -> "str | Method | None":
+        """The method; None for what the file gives, a name for its settings too.
 
         Raises:
             SettingError: a setting is not possible.
         """
         from deepinside.engine import Method
 
-        if self.name is None and not self.settings:
-            return None
+        if not self.settings:
+            return self.name
         return Method(self.name or "vanilla", **self.settings)  # type: ignore[arg-type]
 
+    @property
+    def export_options(self) -> dict[str, str]:
+        """What a plain classifier has to be exported with for it."""
+        from deepinside.engine import Method
 
-_OPTIONS = (
-    click.option(
+        relu = Method(self.name or "vanilla", **self.settings).relu  # type: ignore[arg-type]
+        return {} if relu == "gradient" else {"relu": relu}
+
+    def warn(self, *, quiet: bool) -> None:
+        """Say what has to be known about the method's maps."""
+        if self.name in _CLASSLESS:
+            say(
+                f"Warning: the maps of {self.name} are sharp, but nearly the same for every class "
+                "(Adebayo et al. 2018): they show edges, not what the class depends on.",
+                quiet=quiet,
+            )
+
+
+_OPTIONS = {
+    "method": click.option(
         "--method",
         type=click.Choice(NAMES),
         help="Saliency method; docs/methods.md describes them.  [default: vanilla]",
     ),
-)
+    "crops": click.option(
+        "--crops",
+        type=click.Choice(["1", "10"]),
+        help="Average the maps of so many sub-images, as the paper does (vanilla).  [default: 1]",
+    ),
+    "samples": click.option(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="Noisy copies (smoothgrad, smoothgrad-squared, vargrad).  [default: 25]",
+    ),
+    "noise": click.option(
+        "--noise",
+        type=float,
+        metavar="SHARE",
+        help="Their noise, a share of the input's range.  [default: 0.15]",
+    ),
+    "steps": click.option(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="Gradients on the way (integrated-gradients 50, blur-ig 100, guided-ig 200).",
+    ),
+    "baseline": click.option(
+        "--baseline",
+        type=click.Choice(["black", "mean", "blur", "noise"]),
+        help="Where that way begins (integrated-gradients, guided-ig).  [default: black]",
+    ),
+    "blur": click.option(
+        "--blur",
+        type=float,
+        metavar="SHARE",
+        help="Blur of the baseline (default 0.1) or of blur-ig's way (0.2), a share of the "
+        "shorter side.",
+    ),
+    "quadrature": click.option(
+        "--quadrature",
+        type=click.Choice(["gauss-legendre", "riemann"]),
+        help="How integrated-gradients sums.  [default: gauss-legendre]",
+    ),
+    "seed": click.option(
+        "--seed", type=int, metavar="N", help="Of noise; same seed, same map.  [default: 0]"
+    ),
+}
 
 
 def method_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a command with the options; it gets them as one `method`, a `MethodChoice`."""
 
     @functools.wraps(command)
-    def wrapped(*args: Any, method: str | None, **given: Any) -> Any:
-        settings = {name: given.pop(name) for name in _SETTINGS}
-        chosen = {name: value for name, value in settings.items() if value is not None}
-        return command(*args, method=MethodChoice(method, chosen), **given)
+    def wrapped(*args: Any, **given: Any) -> Any:
+        chosen = {name: given.pop(name) for name in _OPTIONS}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        if "crops" in chosen:
+            chosen["crops"] = int(chosen["crops"])
+        return command(*args, method=MethodChoice(chosen.pop("method", None), chosen), **given)
 
     result: Callable[..., Any] = wrapped
-    for option in reversed(_OPTIONS):
+    for option in reversed(_OPTIONS.values()):
         result = option(result)
     return result
-
-
-_SETTINGS: tuple[str, ...] = ()

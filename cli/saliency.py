@@ -27,6 +27,7 @@ from deepinside.cli.options import (
 )
 from deepinside.cli.pages import Pages, pages
 from deepinside.cli.progress import Advance, progress_bar, say
+from deepinside.cli.rendering_options import RenderingChoice, rendering_options
 from deepinside.cli.stopping import Stop, stoppable
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ _TASK = "saliency"
     help="Class to explain: top1, top5, an index or a label. May be repeated.",
 )
 @method_options
+@rendering_options
 @output_option
 @job_options
 @device_option
@@ -69,6 +71,7 @@ def saliency(
     model: str | None,
     targets: tuple[str, ...],
     method: MethodChoice,
+    rendering: RenderingChoice,
     output: Path,
     job: JobChoice,
     device: str,
@@ -124,6 +127,7 @@ def saliency(
     from deepinside.engine.files import remove_unfinished
     from deepinside.engine.modelfile import content_sha256
 
+    drawn = rendering.rendering()
     with (
         stoppable() as stop,
         Sources(
@@ -131,8 +135,15 @@ def saliency(
         ) as sources,
     ):
         file = exported_file(
-            model, _TASK, device=device, preprocessing=preprocessing, labels=labels, quiet=quiet
+            model,
+            _TASK,
+            device=device,
+            preprocessing=preprocessing,
+            labels=labels,
+            quiet=quiet,
+            options=method.export_options,
         )
+        method.warn(quiet=quiet)
         engine = Engine(file, device)
         settings = JobSettings(
             targets,
@@ -142,6 +153,7 @@ def saliency(
             content_sha256(file),
             job.form,
             job.dtype,
+            drawn,
         )
         sink = make_sink(output, settings, overwrite=overwrite, shard_size=job.shard_size)
         shards = sink if isinstance(sink, ShardSink) else None

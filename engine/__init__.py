@@ -26,6 +26,7 @@ from deepinside.engine.presets import PRESETS, Preset
 from deepinside.engine.providers import ProviderStatus, probe_providers
 from deepinside.engine.record import Preprocessing
 from deepinside.engine.render import heatmap, normalise, overlay
+from deepinside.engine.rendering import Rendering
 from deepinside.engine.results import (
     CheckReport,
     ClassImage,
@@ -64,6 +65,7 @@ __all__ = [
     "ProviderError",
     "ProviderStatus",
     "Region",
+    "Rendering",
     "RunError",
     "RuntimeConflictError",
     "RuntimeMissingError",

@@ -12,7 +12,7 @@ from deepinside.engine.record import Preprocessing, parse_record
 
 __all__ = ["CONTRACT_VERSION", "PREFIX", "Contract", "ScoreSource", "parse_contract"]
 
-CONTRACT_VERSION = 3
+CONTRACT_VERSION = 4
 PREFIX = "deepinside."
 
 Task = Literal["saliency", "visualization"]
@@ -76,6 +76,8 @@ class Contract:
         layer: name of the layer whose channels stand in place of the classes; None for classes.
         neuron: place in that layer; None for the channels' means.
         loop: steps of an ascent that the file holds as a whole; None for a single step.
+        method: saliency method that the file holds as a whole: `name` and settings; None for the
+            plain gradient.
         straight_through: number of quantising nodes whose rounding the gradient ignores.
     """
 
@@ -100,6 +102,7 @@ class Contract:
     neuron: tuple[int, ...] | None = None
     loop: int | None = None
     straight_through: int = 0
+    method: Mapping[str, Any] | None = None
 
     @property
     def fixed_target(self) -> int | None:
@@ -170,6 +173,7 @@ def parse_contract(metadata: Mapping[str, str], *, where: str) -> Contract:
         straight_through=(
             reader.integer("straight_through") if f"{PREFIX}straight_through" in metadata else 0
         ),
+        method=reader.method() if task == "saliency" else None,
     )
 
 
@@ -250,6 +254,15 @@ class _Reader:
         if not isinstance(name, str) or not isinstance(neuron, (list, type(None))):
             raise self.broken("layer", "lacks name or neuron")
         return {"layer": name, "neuron": None if neuron is None else tuple(map(int, neuron))}
+
+    def method(self) -> Mapping[str, Any] | None:
+        """Added to the contract later: absent from files with the plain gradient."""
+        if f"{PREFIX}method" not in self.metadata:
+            return None
+        value = self.decoded("method", dict)
+        if not isinstance(value.get("name"), str):
+            raise self.broken("method", "lacks name")
+        return MappingProxyType(value)
 
     def target_input(self, classes: int) -> str:
         text = self.text("target_input")

@@ -101,8 +101,9 @@ class Engine:
 
         Raises:
             SettingError: there is no such method.
+            TaskError: the file was exported for another one.
         """
-        return find_method(method, self.contract)
+        return find_method(method, self.contract, where=str(self.session.path))
 
     def saliency(
         self,
@@ -180,6 +181,8 @@ class Engine:
             raise SettingError(f"ahead is {ahead}; it must be at least 0.")
         plan = plan_targets(target, self.contract)
         run = GradientPass(self.session, self.spec, self.method(method), keep_gradient)
+        if run.method.crops == 10 and size is not None:
+            raise SettingError("crops go with the preprocessing record's own size: leave size out.")
         chosen = chosen_size(size, self.spec, str(self.session.path))
         return saliency_batches(
             run,
@@ -337,6 +340,11 @@ class Engine:
             EngineError: the file can't be checked.
         """
         self._require_step()
+        if self.contract.method is not None:
+            raise TaskError(
+                f"{self.session.path} holds {self.contract.method['name']}, which is no derivative "
+                "of the score: export the classifier without --method to check its gradient."
+            )
         index = -1 if target == "top1" else find_class(target, self.contract)
         chosen = chosen_size(size, self.spec, str(self.session.path))
         arrays: list[NDArray[np.floating]]

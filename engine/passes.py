@@ -104,7 +104,10 @@ class GradientPass:
         """
         names = self.spec.contract.names
         wanted = [part for part in ("score", "target_index") if part in names]
-        needs_gradient = self.method.name != "vanilla" or "saliency" not in names
+        if self.in_file:
+            return [*wanted, *self._wanted_of_method(), "class_scores"]
+        plain = self.method.one_gradient and not self.method.gives_shares
+        needs_gradient = not plain or "saliency" not in names
         if needs_gradient and "gradient" not in names:
             lacking = "no gradient" if "saliency" in names else "neither saliency nor gradient"
             raise TaskError(
@@ -116,6 +119,25 @@ class GradientPass:
         if not needs_gradient:
             wanted.append("saliency")
         return [*wanted, "class_scores"]
+
+    @property
+    def in_file(self) -> bool:
+        """Whether the file computes the method as a whole."""
+        return self.spec.contract.method is not None
+
+    def _wanted_of_method(self) -> list[str]:
+        names = self.spec.contract.names
+        wanted = [part for part in ("completeness_gap", "baseline_score") if part in names]
+        if "saliency" in names:
+            wanted.append("saliency")
+        elif "attribution" not in names:
+            raise TaskError(
+                f"{self.session.path} gives neither saliency nor attribution: export the "
+                "classifier again with these outputs."
+            )
+        if "attribution" in names and (self.keep or "saliency" not in names):
+            wanted.append("attribution")
+        return wanted
 
     def _map(
         self,
@@ -130,7 +152,7 @@ class GradientPass:
         index = int(parts["target_index"][n]) if "target_index" in parts else best
         # Copies: a view would keep the whole batch in memory.
         gradient = parts["gradient"][n].copy() if "gradient" in parts else None
-        attribution = gradient
+        attribution = parts["attribution"][n].copy() if "attribution" in parts else gradient
         if self.method.name == "input-x-gradient":
             assert gradient is not None
             attribution = image.array * gradient
@@ -156,6 +178,12 @@ class GradientPass:
             size=image.size,
             method=self.method,
             attribution=attribution if self.keep else None,
+            signed=self.signed(attribution),
+            **{
+                part: float(parts[part][n])
+                for part in ("completeness_gap", "baseline_score")
+                if part in parts
+            },
         )
 
     def reduce(self, attribution: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -168,6 +196,13 @@ class GradientPass:
         if self.method.gives_shares:
             return np.asarray(np.abs(picture.sum(axis=2)))
         return np.asarray(np.abs(picture).max(axis=2))
+
+    def signed(self, attribution: NDArray[np.floating] | None) -> NDArray[np.float32] | None:
+        """The sum over the channels `(H, W)`, where it is to be kept and means something."""
+        if attribution is None or not self.keep or not self.method.signed:
+            return None
+        picture = self.spec.as_picture(attribution)
+        return np.asarray(picture.sum(axis=2, dtype=np.float32))
 
 
 def best_classes(

@@ -42,7 +42,13 @@ class SaliencyMap:
         size: (H, W) of the original picture; None likewise.
         method: that made the map.
         attribution: what the method gives per number of the input, in the model's layout, without
-            batch axis; of vanilla, the gradient. None where it was not kept.
+            batch axis; of vanilla, the gradient. None where it was not kept, or there are only
+            maps (crops).
+        signed: float32 `(H, W)`, the sum of the attribution over the channels; None where there is
+            no attribution or its sign means nothing.
+        completeness_gap: of methods that integrate: by how much the attributions add up to more
+            than `score - baseline_score`; None for others, or where the file gives no score.
+        baseline_score: S_c where the integral begins; None likewise.
     """
 
     saliency: NDArray[np.float32]
@@ -56,6 +62,9 @@ class SaliencyMap:
     size: tuple[int, int] | None
     method: Method = field(default_factory=Method)
     attribution: NDArray[np.floating] | None = None
+    signed: NDArray[np.float32] | None = None
+    completeness_gap: float | None = None
+    baseline_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,7 @@ class InputMaps:
     position: int
     picture: Picture | None
     maps: tuple[SaliencyMap, ...]
-    best: tuple[ClassScore, ...]
+    best: tuple[ClassScore, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,6 @@ import numpy as np
 
 from deepinside.engine.contract import Contract
 from deepinside.engine.errors import (
-    DivergenceError,
     EngineError,
     ImageError,
     OutOfMemoryError,
@@ -34,6 +33,7 @@ from deepinside.engine.inputs import (
     prepare,
 )
 from deepinside.engine.passes import GradientPass, best_classes
+from deepinside.engine.refinement import Found, refine
 from deepinside.engine.results import ClassScore, InputFailure, InputMaps, SaliencyMap
 from deepinside.engine.targets import TargetPlan, plan_targets
 
@@ -178,7 +178,7 @@ def _explain(
     batch_size: int,
 ) -> dict[int, InputMaps | InputFailure]:
     """All maps of one chunk of images."""
-    maps: dict[tuple[int, int], SaliencyMap | DivergenceError] = {}
+    maps: dict[tuple[int, int], Found] = {}
     classes: dict[int, list[int]] = {}
     tops: dict[int, tuple[ClassScore, ...]] = {}
     first = run(list(prepared.values()), [plans[position].first for position in prepared])
@@ -201,10 +201,14 @@ def _explain(
     while batch := list(islice(pairs, batch_size)):
         results = run([prepared[position] for position, _ in batch], [i for _, i in batch])
         maps.update({pair: result for pair, (result, _) in zip(batch, results, strict=True)})
+    if not (run.method.one_gradient or run.in_file):
+        wanted_pairs = {(position, index) for position in classes for index in classes[position]}
+        maps = {pair: found for pair, found in maps.items() if pair in wanted_pairs}
+        maps = refine(run, prepared, maps, batch_size)
     done: dict[int, InputMaps | InputFailure] = {}
     for position, image in prepared.items():
         own = [maps[position, index] for index in classes[position]]
-        wrong = next((item for item in own if isinstance(item, DivergenceError)), None)
+        wrong = next((item for item in own if isinstance(item, EngineError)), None)
         done[position] = (
             InputMaps(
                 image.source,

@@ -14,10 +14,11 @@ from deepinside.exporters.errors import ExportError
 __all__ = ["CONTRACT_VERSION", "check_record", "free_names", "metadata"]
 
 # A file says the lowest version that describes it: clients of version 1 can read all but flat
-# ones (2), the natural step and loops (3).
+# ones (2), the natural step and loops (3), and saliency methods in the file (4).
 CONTRACT_VERSION = "1"
 _FLAT_VERSION = "2"
 _NATURAL_VERSION = "3"
+_METHOD_VERSION = "4"
 
 _PREFIX = "deepinside."
 _RECORD_KEYS = {
@@ -105,6 +106,8 @@ def metadata(
 
 
 def _version(picture: Sequence[int] | None, others: Mapping[str, str]) -> str:
+    if "method" in others:
+        return _METHOD_VERSION
     if others.get("step_rule") == "natural" or "loop" in others:
         return _NATURAL_VERSION
     return CONTRACT_VERSION if picture is None else _FLAT_VERSION

@@ -11,14 +11,17 @@ import onnx_ir as ir
 
 import deepinside.exporters.rules  # noqa: F401  (registers the gradient rules)
 from deepinside.exporters import contract, ort_training
+from deepinside.exporters.blocked import keep_blocked
 from deepinside.exporters.builder import Builder, OptimizeFor
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.finish import finish
+from deepinside.exporters.folding import fold_factors
 from deepinside.exporters.gradient import backpropagate, path_between, reached_from
 from deepinside.exporters.image import ImageInput, Layout, find_image
 from deepinside.exporters.layers import Layer, layer_scores, list_layers
 from deepinside.exporters.prepare import prepare
 from deepinside.exporters.registry import ReluMode, find_rule
+from deepinside.exporters.rules.activations import is_rectifier
 from deepinside.exporters.rules.quantisation import STRAIGHT_THROUGH
 from deepinside.exporters.score import (
     ClassScores,
@@ -29,6 +32,7 @@ from deepinside.exporters.score import (
 )
 from deepinside.exporters.shapes import probe_shapes
 from deepinside.exporters.source import Source, open_classifier
+from deepinside.exporters.splits import join_slices
 from deepinside.exporters.targets import Target, select_target
 
 Autodiff = Literal["standard", "ort-training"]
@@ -187,12 +191,20 @@ class Stage:
             if node.domain and any(shapes.known(output) is None for output in node.outputs):
                 find_rule(node, opset)  # complains: what follows a foreign operator is unknown
         op = Builder(model.graph, opset, shapes, graph_options.optimize_for)
+        join_slices(op)
+        if graph_options.optimize_for == "cpu":
+            keep_blocked(op)
         if graph_options.layer is None:
             scores = find_scores(model.graph, shapes, graph_options.score_output)
         else:
             scores = layer_scores(op, image.value, graph_options.layer, graph_options.neuron)
         reached = reached_from(model.graph, [image.value])
         path = path_between(model.graph, reached, [scores.tensor])
+        if graph_options.relu != "gradient" and not any(map(is_rectifier, path)):
+            raise ExportError(
+                f"relu {graph_options.relu} changes nothing here, since no ReLU lies between image "
+                "and scores: leave it out, its maps would be the plain gradient's."
+            )
         rounding = sum(node.op_type in STRAIGHT_THROUGH for node in path)
         return cls(source, model, op, image, scores, graph_options, record, nodes_before, rounding)
 
@@ -216,6 +228,7 @@ class Stage:
         """The target's score, and its gradient with respect to the image."""
         op = self.op
         table = self.score_table()
+        classifier = list(op.graph)
         selected = select_target(op, table, self.scores.classes, target)
         image = self.image.value
         if self.options.autodiff == "ort-training":
@@ -226,6 +239,7 @@ class Stage:
             gradient = backpropagate(
                 op, selected.seed, score=table, image=image, relu=self.options.relu
             )
+            fold_factors(op, classifier, gradient)
         return selected, gradient
 
     def output_shape(self, part: str) -> ir.Shape:
@@ -236,7 +250,8 @@ class Stage:
             return ir.Shape([sizes[0], *self.image.picture[:2]])
         if part == "saliency":
             del sizes[self.image.channel_axis]
-        return ir.Shape(sizes if part in ("gradient", "saliency") else sizes[:1])
+        whole = part in ("gradient", "attribution", "saliency")
+        return ir.Shape(sizes if whole else sizes[:1])
 
     def saliency(self, gradient: ir.Value) -> ir.Value:
         """The largest absolute gradient over the channels, `(N, H, W)`."""

@@ -104,7 +104,7 @@ def test_killed_at_any_moment(form: str, begun: float, ended: float) -> None:
             assert all(json.loads(line) for line in earlier if line.endswith(b"\n"))
             progress.add(len(earlier))
         assert killed >= 5
-        assert len(progress) > 2
+        assert len(progress) > 1
         assert job(0, "out") == 1
         server.stdin.close()
     found, expected = (

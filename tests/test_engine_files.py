@@ -60,7 +60,7 @@ def test_contract_has_every_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("contract_version", "4", "pip install --upgrade deepinside"),
+        ("contract_version", "5", "pip install --upgrade deepinside"),
         ("contract_version", "one", "not a positive number"),
         ("task", "dreaming", "not one of saliency, visualization"),
         ("task", None, "task of .* is missing"),

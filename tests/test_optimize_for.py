@@ -233,3 +233,43 @@ def test_a_residual_block_behind_a_stride(tmp_path: Path) -> None:
     found, after = _gradient(path, image, "cpu")
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
     assert (before.count("MaxPool"), after.count("MaxPool")) == (0, 2)
+
+
+def test_hard_swish_in_whole_blocks(tmp_path: Path) -> None:
+    weights = np.zeros((16, 3, 1, 1), np.float32)
+    weights[np.arange(16), np.arange(16) % 3] = 1.0  # copies, so that the kinks are met exactly
+    nodes = [
+        helper.make_node("Conv", ["image", "residual"], ["x"], kernel_shape=[1, 1]),
+        helper.make_node("HardSwish", ["x"], ["features"]),
+    ]
+    path = _classifier(tmp_path / "net.onnx", nodes, residual=weights)
+    values = np.array([-4.0, -3.0, -2.999, -1.0, 0.0, 1.5, 2.999, 3.0, 3.5], np.float32)
+    image = np.resize(values, (2, 3, 13, 10))
+    expected, before = _gradient(path, image, "any")
+    found, after = _gradient(path, image, "cpu")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
+    assert "And" in before
+    assert "And" not in after
+
+
+def test_squeeze_and_excitation(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weights = {
+        "residual": random.standard_normal((16, 3, 3, 3), dtype=np.float32),
+        "gate": random.standard_normal((16, 16, 1, 1), dtype=np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "residual"], ["x"], pads=[1] * 4),
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=1),
+        helper.make_node("Conv", ["mean", "gate"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["share"]),
+        helper.make_node("Mul", ["share", "x"], ["y"]),
+        helper.make_node("Mul", ["y", "y"], ["features"]),
+    ]
+    path = _classifier(tmp_path / "net.onnx", nodes, **weights)
+    image = random.standard_normal((2, 3, 13, 10), dtype=np.float32)
+    expected, before = _gradient(path, image, "any")
+    found, after = _gradient(path, image, "cpu")
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert {"ReduceMean", "ReduceSum"} <= set(before)
+    assert not {"ReduceMean", "ReduceSum"} & set(after)

@@ -74,6 +74,24 @@ def test_backward_rules_of_relu(mode: ReluMode) -> None:
     np.testing.assert_array_equal(dx, np.array(expected[mode], dtype=np.float32))
 
 
+@pytest.mark.parametrize("mode", ["gradient", "deconvnet", "guided"])
+def test_backward_rules_of_relu6(mode: ReluMode) -> None:
+    x = np.array([[-1.0, -1.0, 2.0, 2.0, 7.0, 7.0]])
+    g = np.array([[-3.0, 4.0, -3.0, 4.0, -3.0, 4.0]], dtype=np.float32)
+    expected = {
+        "gradient": [[0.0, 0.0, -3.0, 4.0, 0.0, 0.0]],
+        "deconvnet": [[0.0, 4.0, 0.0, 4.0, 0.0, 4.0]],
+        "guided": [[0.0, 0.0, 0.0, 4.0, 0.0, 0.0]],
+    }
+    bounds = np.array(0.0), np.array(6.0)
+    _, dx = run_gradient(one("Clip", mode, x, *bounds), "x0", g, 17, relu=mode)
+    np.testing.assert_array_equal(dx, np.array(expected[mode], dtype=np.float32))
+    # Other bounds are no rectifier's.
+    bounds = np.array(-1.5), np.array(6.0)
+    _, dx = run_gradient(one("Clip", mode, x, *bounds), "x0", g, 17, relu=mode)
+    np.testing.assert_array_equal(dx, [[-3.0, 4.0, -3.0, 4.0, 0.0, 0.0]])
+
+
 _YES = np.array(True)
 _CHANNELS = (np.ones(3),) * 4
 _FREE = {0: (0, 2, 3)}

@@ -22,10 +22,9 @@ from deepinside.engine.batch.work import Outcome, Work
 from deepinside.engine.decode import load_picture
 from deepinside.engine.errors import ImageError
 from deepinside.engine.files import save_array, save_picture
-from deepinside.engine.render import heatmap, overlay
 from deepinside.engine.results import InputMaps, SaliencyMap
 
-__all__ = ["FileSink", "laid_on"]
+__all__ = ["FileSink"]
 
 _ENDINGS = {"saliency": "saliency.npy", "heatmap": "heatmap.png", "overlay": "overlay.png"}
 # Colours of one overlay differ by at most so much, 0 to 255, between two devices.
@@ -104,6 +103,7 @@ class FileSink:
             ("model_sha256", "of another model"),
             ("size", "of another size"),
             ("method", "of other settings of the method"),
+            ("rendering", "drawn otherwise"),
             ("dtype", "in other numbers"),
         ):
             if name in changed:
@@ -129,23 +129,14 @@ class FileSink:
     ) -> bool:
         """Write one map's files; False where other ones are there, which may not be replaced."""
         paths = {kind: self.folder / file for kind, file in files.items()}
-        laid = laid_on(result, saliency)
+        laid = self.settings.rendering.overlay(saliency, result)
         # An incomplete set is what a killed run left: it is completed.
         if not self.overwrite and all(path.exists() for path in paths.values()):
             return _holds(paths, values, laid)
-        save_picture(paths["heatmap"], heatmap(saliency.saliency))
+        save_picture(paths["heatmap"], self.settings.rendering.heatmap(saliency, result))
         save_picture(paths["overlay"], laid)
         save_array(paths["saliency"], values)
         return True
-
-
-def laid_on(result: InputMaps, saliency: SaliencyMap) -> NDArray[np.uint8]:
-    """A map on its picture, which may have been made smaller."""
-    assert result.picture is not None
-    assert saliency.region is not None
-    assert saliency.size is not None
-    region = saliency.region.scaled(saliency.size, result.picture.size)
-    return overlay(result.picture.pixels, saliency.saliency, region)
 
 
 def _names(stem: str, saliency: SaliencyMap) -> dict[str, str]:

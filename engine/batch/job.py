@@ -91,7 +91,7 @@ def explain(
         settings.targets,
         method=settings.method,
         batch_size=batch_size,
-        keep_gradient=False,
+        keep_gradient=settings.format == "files" and settings.rendering.signed,
         size=settings.size,
         ahead=1,
         picture_pixels=picture_pixels,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from deepinside.engine.batch.items import Item, Target
 from deepinside.engine.batch.manifest import Record, finite
 from deepinside.engine.errors import SettingError
 from deepinside.engine.methods import Method
+from deepinside.engine.rendering import Rendering
 from deepinside.engine.results import InputMaps, SaliencyMap
 
 __all__ = [
@@ -29,6 +30,14 @@ __all__ = [
 
 TASK = "saliency"
 
+# Of records from before there were others.
+_FIRST: Record = {
+    "method": {"name": "vanilla", "crops": 1},
+    "rendering": {},
+    "format": "files",
+    "dtype": "float32",
+}
+
 Format = Literal["files", "npz", "parquet"]
 Number = Literal["float32", "float16", "uint8"]
 
@@ -45,6 +54,7 @@ class JobSettings:
         file_sha256: of the exported file.
         format: of the results.
         dtype: of the stored maps.
+        rendering: of the maps, where they are drawn.
     """
 
     targets: tuple[Target, ...]
@@ -54,6 +64,7 @@ class JobSettings:
     file_sha256: str
     format: Format = "files"
     dtype: Number = "float32"
+    rendering: Rendering = field(default_factory=Rendering)
 
     def __post_init__(self) -> None:
         """Check what goes with what.
@@ -73,6 +84,7 @@ class JobSettings:
             "targets": list(item.targets or self.targets),
             "method": {"name": self.method.name, **self.method.settings},
             **({"variant": self.method.variant} if self.method.variant else {}),
+            "rendering": self.rendering.settings if self.format == "files" else {},
             "size": self.size,
             "format": self.format,
             "dtype": self.dtype,
@@ -82,7 +94,7 @@ class JobSettings:
 
     def differences(self, record: Record, item: Item) -> Iterator[str]:
         """In what a record's settings differ; those of older versions had the defaults."""
-        earlier = {"method": {"name": "vanilla"}, "format": "files", "dtype": "float32", **record}
+        earlier = {**_FIRST, **record}
         for name, value in self.of(item).items():
             if earlier.get(name) != value:
                 yield name
@@ -133,9 +145,20 @@ def map_entry(saliency: SaliencyMap, files: Mapping[str, str], scale: float | No
         "label": saliency.label,
         "score": finite(saliency.score),
         "probability": finite(saliency.probability),
+        **_completeness(saliency),
         "files": dict(files),
     }
     return entry if scale is None else {**entry, "scale": scale}
+
+
+def _completeness(saliency: SaliencyMap) -> Record:
+    """How well an integral's attributions add up; nothing for other methods."""
+    if saliency.completeness_gap is None:
+        return {}
+    return {
+        "completeness_gap": finite(saliency.completeness_gap),
+        "baseline_score": finite(saliency.baseline_score),
+    }
 
 
 def files_of(record: Record) -> Iterator[str]:

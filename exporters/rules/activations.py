@@ -13,7 +13,7 @@ import onnx_ir as ir
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.registry import Cotangents, ForwardNode, vjp
 
-__all__: list[str] = []
+__all__ = ["is_rectifier"]
 
 
 @vjp("Relu", 14, elementwise=True)
@@ -29,6 +29,26 @@ def relu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     if op.shapes.known(g) != op.shapes.known(node.y):  # a compact one, behind a global pool
         passed = op.blocked(passed, node.shape(node.y))
     return passed if node.relu == "gradient" else op.Max(passed, 0.0)
+
+
+def _rectified(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """The cotangent of a Clip's input; at 0 (ReLU6), with the modes of `relu`."""
+    low, high = node.input(1), node.input(2)
+    if node.relu != "gradient" and is_rectifier(node.node):
+        if node.relu == "deconvnet":
+            return op.Max(g, 0.0)
+        return op.Max(op.Mul(g, _inside(node, op)), 0.0)
+    return op.Mul(g, _inside(node, op)) if (low or high) is not None else g
+
+
+def is_rectifier(node: ir.Node) -> bool:
+    """Whether the node is a ReLU: Relu, or a Clip from 0 on (ReLU6)."""
+    if node.op_type != "Clip" or node.domain:
+        return node.op_type == "Relu" and not node.domain
+    low = node.inputs[1] if len(node.inputs) > 1 else None
+    if low is None or low.const_value is None:
+        return False
+    return float(low.const_value.numpy()) == 0.0
 
 
 @vjp("LeakyRelu", 16, elementwise=True)
@@ -97,6 +117,8 @@ def shrink(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
 def clip(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     """DX = g where min < Y < max; 0 at both kinks, as in torch's hardtanh and relu6.
 
+    From 0 on it is a ReLU with a ceiling, whose other backward rules are those of Relu.
+
     dmin = g where X < min, unless min is above max; dmax = g where X or min is above max.
     """
     low, high = node.input(1), node.input(2)
@@ -112,7 +134,7 @@ def clip(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
         return op.Mul(g, op.mask(op.Greater(raised, high), g))
 
     return (
-        lambda: op.Mul(g, _inside(node, op)) if (low or high) is not None else g,
+        lambda: _rectified(g, node, op),
         lower,
         upper,
     )
@@ -162,9 +184,15 @@ def hard_sigmoid(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
 def hard_swish(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """DX = g * (clip(X/6 + 1/2, 0, 1) + X/6 * [-3 < X < 3]); 0 at X = -3 and 1 at X = 3."""
     x = node.x
+    gate = op.HardSigmoid(x, alpha=1.0 / 6.0, beta=0.5)
+    if op.can_block(node.shape(x), x):
+        # 2 gate - [X > -3] / 2 - [X >= 3] / 2, of operators that keep the blocked layout.
+        below = op.affine(op.step(x, 3.0, below=True), 0.5, -0.5, node.shape(x))
+        above = op.affine(op.step(x, -3.0), -0.5, 0.0, node.shape(x))
+        return op.Mul(g, op.Add(op.Add(op.Add(below, gate), above), gate))
     inside = op.And(op.Greater(x, -3.0), op.Less(x, 3.0))
     slope = op.Mul(op.mask(inside, x), op.Mul(x, 1.0 / 6.0))
-    return op.Mul(g, op.Add(op.HardSigmoid(x, alpha=1.0 / 6.0, beta=0.5), slope))
+    return op.Mul(g, op.Add(gate, slope))
 
 
 @vjp("Softplus", 1, 22, elementwise=True)
@@ -211,6 +239,8 @@ def gelu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
         inner = op.Mul(op.Add(op.Mul(square, 3.0 * 0.044715), 1.0), c)
         slope = op.Mul(op.Mul(op.Sub(1.0, op.Mul(t, t)), inner), op.Mul(x, 0.5))
         return op.Mul(g, op.Add(op.Mul(op.Add(t, 1.0), 0.5), slope))
-    distribution = op.Mul(op.Add(op.Erf(op.Mul(x, math.sqrt(0.5))), 1.0), 0.5)
-    density = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -0.5)), 1.0 / math.sqrt(2.0 * math.pi))
-    return op.Mul(g, op.Add(distribution, op.Mul(x, density)))
+    # One half of g is taken first: there it can be folded into the layer that g comes from.
+    twice_distribution = op.Add(op.Erf(op.Mul(x, math.sqrt(0.5))), 1.0)
+    twice_density = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -0.5)), math.sqrt(2.0 / math.pi))
+    slope = op.Add(twice_distribution, op.Mul(x, twice_density))
+    return op.Mul(op.Mul(g, 0.5), slope)
