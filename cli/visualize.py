@@ -21,7 +21,6 @@ from deepinside.cli.class_files import (
 )
 from deepinside.cli.errors import reports_errors
 from deepinside.cli.inputs import EXAMPLE_PREFIX, example_path, file_sha256
-from deepinside.cli.manifest import Manifest
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
@@ -175,6 +174,7 @@ def visualize(
       deepinside visualize -t ostrich --init noise --seed 7 --snapshot-every 50
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
     from deepinside.engine import DivergenceError, Engine
+    from deepinside.engine.batch import Manifest
     from deepinside.engine.modelfile import content_sha256
     from deepinside.engine.settings import ascent_settings
 

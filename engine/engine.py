@@ -155,8 +155,9 @@ class Engine:
         """Saliency maps, ordered by image and then by target; all are held in memory.
 
         Args:
-            images: one or several of: path, PIL image, uint8 array `(H, W)` or `(H, W, 3)`, or
-                float array of the input's shape, already preprocessed.
+            images: one or several of: path, a file's bytes, open file, `ImageFile`, PIL image,
+                uint8 array `(H, W)` or `(H, W, 3)`, or float array of the input's shape, already
+                preprocessed.
             target: `top1`, `topN`, a class index, a label, or a sequence of these, for every
                 image.
             method: name of a saliency method, or a `Method` with its settings; None for what the
@@ -197,12 +198,15 @@ class Engine:
         keep_gradient: bool = True,
         size: PictureSize | None = None,
         ahead: int = 0,
+        picture_pixels: int | None = None,
     ) -> Iterator[InputMaps | InputFailure]:
         """Like `saliency`, one input at a time: its maps, or why there are none.
 
         Images are read as they are needed, so that `images` may be a generator over any number.
         `ahead` batches more are read and decoded while others run: 1 for files, 0 for what comes
-        one by one, such as a camera's pictures, which then uses one device alone.
+        one by one, such as a camera's pictures, which then uses one device alone. An `ImageFile`
+        may bring targets of its own. The pictures in the results have `picture_pixels` pixels at
+        most, larger ones are made smaller; 0 for none.
 
         Raises:
             SettingError: there is no such method; at once, before the first image is read.
@@ -230,7 +234,13 @@ class Engine:
         ]
         chosen = chosen_size(size, self.spec, str(self.session.path))
         return saliency_batches(
-            passes, images, plan, batch_size=batch_size, size=chosen, ahead=ahead
+            passes,
+            images,
+            plan,
+            batch_size=batch_size,
+            size=chosen,
+            ahead=ahead,
+            picture_pixels=picture_pixels,
         )
 
     def visualize(

@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepinside.engine.binding import Run
+from deepinside.engine.contract import Contract
 from deepinside.engine.errors import DivergenceError, OutOfMemoryError, TaskError
 from deepinside.engine.inputs import InputSpec, Prepared
 from deepinside.engine.methods import Method
 from deepinside.engine.probabilities import probabilities
-from deepinside.engine.results import SaliencyMap
+from deepinside.engine.results import ClassScore, SaliencyMap
 from deepinside.engine.session import Session
 
-__all__ = ["GradientPass"]
+__all__ = ["GradientPass", "best_classes"]
 
 _log = logging.getLogger(__name__)
 
@@ -214,7 +215,7 @@ class GradientPass:
             label=contract.label(index),
             source=image.source,
             region=image.region,
-            size=None if image.picture is None else image.picture.size,
+            size=image.size,
             method=self.method,
             attribution=attribution if self.keep else None,
             signed=self.signed(attribution),
@@ -242,3 +243,14 @@ class GradientPass:
             return None
         picture = self.spec.as_picture(attribution)
         return np.asarray(picture.sum(axis=2, dtype=np.float32))
+
+
+def best_classes(
+    scores: NDArray[np.float64], contract: Contract, count: int = 5
+) -> tuple[ClassScore, ...]:
+    """The classes with the best scores `(K,)`, best first; equal ones in the order of classes."""
+    order = np.argsort(-scores, kind="stable")[:count]
+    shares = probabilities(scores, contract.activation)
+    return tuple(
+        ClassScore(int(index), contract.label(int(index)), float(shares[index])) for index in order
+    )

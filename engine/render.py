@@ -38,6 +38,7 @@ SMOOTHING = 0.013
 # cover thins out faster than the saliency does, so that the picture stays visible.
 OPACITY = 0.9
 _THINNING = 1.5
+_STRIP = 1 << 18  # pixels
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -171,12 +172,14 @@ def overlay(
     fitted = np.asarray(
         Image.fromarray(scaled).resize(size, _FILTERS[upsampling], box=(left, first, right, last))
     )
-    weight = opacity * np.clip(np.abs(fitted), 0, 1)[..., np.newaxis]
-    below = result[rows, columns].astype(np.float32)
-    blended = (
-        below * (1 - weight) + _colours(fitted, colour_map, signed).astype(np.float32) * weight
-    )
-    result[rows, columns] = np.clip(np.rint(blended), 0, 255).astype(np.uint8)
+    covered = result[rows, columns]
+    # In strips: as floats, a large picture takes many times its own memory.
+    step = max(1, _STRIP // covered.shape[1])
+    for start in range(0, covered.shape[0], step):
+        strip, part = covered[start : start + step], fitted[start : start + step]
+        weight = opacity * np.clip(np.abs(part), 0, 1)[..., np.newaxis]
+        blended = strip * (1 - weight) + _colours(part, colour_map, signed) * weight
+        strip[:] = np.clip(np.rint(blended), 0, 255)
     return result
 
 

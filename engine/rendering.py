@@ -124,7 +124,7 @@ class Rendering:
         return overlay(
             item.picture.pixels,
             self._values(saliency),
-            saliency.region,
+            saliency.region.scaled(saliency.size or item.picture.size, item.picture.size),
             colour_map=self._colour_map,
             percentile=self.percentile,
             top=top,

@@ -11,7 +11,15 @@ from deepinside.engine.errors import EngineError
 from deepinside.engine.methods import Method
 from deepinside.engine.preprocess import Region
 
-__all__ = ["CheckReport", "ClassImage", "InputFailure", "InputMaps", "SaliencyMap", "Snapshot"]
+__all__ = [
+    "CheckReport",
+    "ClassImage",
+    "ClassScore",
+    "InputFailure",
+    "InputMaps",
+    "SaliencyMap",
+    "Snapshot",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +67,21 @@ class SaliencyMap:
     baseline_score: float | None = None
 
 
+@dataclass(frozen=True)
+class ClassScore:
+    """What a classifier gives a class.
+
+    Attributes:
+        index: of the class.
+        label: of the class, where the file has labels.
+        probability: of the class, from the classifier's own output.
+    """
+
+    index: int
+    label: str | None
+    probability: float
+
+
 @dataclass(frozen=True, eq=False)
 class InputMaps:
     """The maps of one input.
@@ -66,14 +89,17 @@ class InputMaps:
     Attributes:
         source: path of the picture, or its position such as `#0`.
         position: of the input, from 0.
-        picture: the decoded picture, for overlays; None for an input already preprocessed.
+        picture: the decoded picture, for overlays; smaller, or None, where that was asked for;
+            None for an input already preprocessed.
         maps: one per class, in the order asked for.
+        best: the classifier's five best classes, best first.
     """
 
     source: str
     position: int
     picture: Picture | None
     maps: tuple[SaliencyMap, ...]
+    best: tuple[ClassScore, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

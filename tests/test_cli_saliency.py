@@ -13,8 +13,8 @@ from engine_fixtures import RECORD, Recipe, write
 from PIL import Image
 
 from deepinside.cli.main import cli
-from deepinside.cli.slugs import class_slug, unique_stems
 from deepinside.engine import Engine, load_picture
+from deepinside.engine.batch.names import class_slug
 
 PARTS = ("saliency.npy", "heatmap.png", "overlay.png")
 
@@ -321,15 +321,6 @@ def test_bugs_show_their_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch
 )
 def test_class_slugs(index: int, label: str | None, slug: str) -> None:
     assert class_slug(index, label) == slug
-
-
-def test_stems() -> None:
-    stems = unique_stems({"A/x.png": "x", "b/X.png": "X", "y.png": "y" * 300, "z.png": "z"}, {})
-    assert len({stem.casefold() for stem in stems.values()}) == 4
-    assert stems["z.png"] == "z"
-    assert len(stems["y.png"]) < 140
-    assert unique_stems({"z.png": "z"}, {"z": "z.png"}) == {"z.png": "z"}
-    assert unique_stems({"z.png": "z"}, {"Z": "other.png"})["z.png"].startswith("z-")
 
 
 def test_methods_stand_beside_one_another(folder: Path) -> None:

@@ -9,22 +9,19 @@ from typing import Any
 
 import click
 import pytest
-from engine_fixtures import LABELS, RECORD, Recipe, metadata, write
+from engine_fixtures import RECORD, Recipe, metadata, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepinside.cli.model import read_labels, read_record
+from deepinside.cli.model import read_record
 from deepinside.cli.progress import printable
-from deepinside.cli.slugs import class_slug, unique_stems
-from deepinside.engine.contract import PREFIX, parse_contract
+from deepinside.engine.batch.names import plain_stem
+from deepinside.engine.contract import parse_contract
 from deepinside.engine.decode import load_picture
 from deepinside.engine.errors import EngineError
-from deepinside.engine.goals import find_goal
 from deepinside.engine.modelfile import external_files, read_header
 from deepinside.engine.record import parse_record
-from deepinside.engine.sizes import _numbers
 from deepinside.engine.state import load_state
-from deepinside.engine.targets import plan_targets
 from deepinside.exporters import ExportError
 from deepinside.exporters.contract import check_record
 
@@ -72,59 +69,11 @@ def test_records_of_any_shape(content: Any) -> None:
 
 
 @fast
-@given(
-    st.dictionaries(
-        st.sampled_from([*sorted(METADATA), f"{PREFIX}layer", f"{PREFIX}loop", f"{PREFIX}picture"]),
-        st.text(max_size=20) | JSON.map(json.dumps) | st.integers().map(str),
-        max_size=3,
-    )
-)
-def test_contracts(changes: dict[str, str]) -> None:
-    ours(lambda: parse_contract({**METADATA, **changes}, where="f.onnx"), EngineError)
-
-
-SPECS = st.text(max_size=30) | st.from_regex(r"[+-]?\d*\.?\d*\*?[a-z ,*+]{0,9}|top-?\d*")
-
-
-@fast
-@given(SPECS | st.sampled_from(LABELS) | st.integers())
-def test_targets_and_goals(spec: str | int) -> None:
-    ours(lambda: plan_targets(spec, CONTRACT), EngineError)
-    ours(lambda: find_goal(spec, CONTRACT), EngineError)
-
-
-@fast
-@given(st.text(max_size=12) | st.from_regex(r"\d{0,12}x?\d{0,12}") | st.integers())
-def test_sizes(size: str | int) -> None:
-    ours(lambda: _numbers(size), EngineError)
-
-
-@fast
-@given(st.binary(max_size=60))
-def test_labels(content: bytes) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "l.txt"
-        file.write_bytes(content)
-        ours(lambda: read_labels(file), click.UsageError)
-
-
-@fast
-@given(st.integers(), st.none() | st.text())
-def test_class_slugs_are_safe_names(index: int, label: str | None) -> None:
-    slug = class_slug(index, label)
-    assert set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
-    assert len(slug) < 100 + len(str(index))
-
-
-@fast
-@given(
-    st.dictionaries(
-        st.text(), st.binary(max_size=300).map(lambda b: b.decode(errors="surrogateescape"))
-    )
-)
-def test_stems_are_apart(names: dict[str, str]) -> None:
-    stems = unique_stems(names, {})
-    assert len({stem.casefold() for stem in stems.values()}) == len(names)
+@given(st.text() | st.binary(max_size=300).map(lambda b: b.decode(errors="surrogateescape")))
+def test_stems_are_safe_names(name: str) -> None:
+    stem = plain_stem(name)
+    assert len(stem.encode()) <= 140
+    assert not set(stem) & set('/\\:*?"<>|\0\n')
 
 
 @fast
