@@ -11,6 +11,7 @@ from deepinside.cli.bench import bench
 from deepinside.cli.check import check
 from deepinside.cli.export import export
 from deepinside.cli.inspect import inspect
+from deepinside.cli.localize import localize
 from deepinside.cli.providers import providers
 from deepinside.cli.saliency import saliency
 from deepinside.cli.visualize import visualize
@@ -41,7 +42,7 @@ def cli(verbose: bool) -> None:
     )
 
 
-for _command in (export, saliency, visualize, inspect, check, bench, providers):
+for _command in (export, saliency, localize, visualize, inspect, check, bench, providers):
     cli.add_command(_command)
 
 

@@ -1,5 +1,6 @@
 """Runs exported files: saliency maps, class pictures, checks. Needs no graph library."""
 
+from deepinside.engine.boxes import draw_boxes
 from deepinside.engine.contract import Contract
 from deepinside.engine.decode import Picture, load_picture
 from deepinside.engine.engine import Engine, read_contract
@@ -7,6 +8,7 @@ from deepinside.engine.errors import (
     DivergenceError,
     EngineError,
     ImageError,
+    MissingPackageError,
     ModelFileError,
     NotExportedError,
     OutOfMemoryError,
@@ -19,16 +21,19 @@ from deepinside.engine.errors import (
     TargetError,
     TaskError,
 )
+from deepinside.engine.localize import LocalizationSettings, localize
 from deepinside.engine.preprocess import Region
 from deepinside.engine.presets import PRESETS, Preset
 from deepinside.engine.providers import ProviderStatus, probe_providers
 from deepinside.engine.record import Preprocessing
 from deepinside.engine.render import heatmap, normalise, overlay
 from deepinside.engine.results import (
+    Box,
     CheckReport,
     ClassImage,
     InputFailure,
     InputMaps,
+    Localization,
     SaliencyMap,
     Snapshot,
 )
@@ -36,6 +41,7 @@ from deepinside.engine.visualize import Progress
 
 __all__ = [
     "PRESETS",
+    "Box",
     "CheckReport",
     "ClassImage",
     "Contract",
@@ -45,6 +51,9 @@ __all__ = [
     "ImageError",
     "InputFailure",
     "InputMaps",
+    "Localization",
+    "LocalizationSettings",
+    "MissingPackageError",
     "ModelFileError",
     "NotExportedError",
     "OutOfMemoryError",
@@ -64,8 +73,10 @@ __all__ = [
     "Snapshot",
     "TargetError",
     "TaskError",
+    "draw_boxes",
     "heatmap",
     "load_picture",
+    "localize",
     "normalise",
     "overlay",
     "probe_providers",

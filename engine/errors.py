@@ -6,6 +6,7 @@ __all__ = [
     "DivergenceError",
     "EngineError",
     "ImageError",
+    "MissingPackageError",
     "ModelFileError",
     "NotExportedError",
     "OutOfMemoryError",
@@ -26,6 +27,17 @@ class EngineError(Exception):
 
 class RuntimeMissingError(EngineError):
     """ONNX Runtime is not installed, or can't be imported."""
+
+
+class MissingPackageError(EngineError):
+    """A package that only some calls need is not installed, or can't be imported."""
+
+    def __init__(self, what: str, package: str, extra: str, reason: ImportError) -> None:
+        """Compose the one-sentence message with the line that installs the package."""
+        super().__init__(
+            f"{what} needs the package {package}, which can't be imported ({reason}): run "
+            f"pip install 'deepinside[{extra}]'."
+        )
 
 
 class RuntimeConflictError(EngineError):

@@ -9,7 +9,16 @@ from PIL import Image
 from deepinside.engine.errors import SettingError
 from deepinside.engine.preprocess import Region
 
-__all__ = ["COLOUR_MAP", "PERCENTILE", "SMOOTHING", "heatmap", "normalise", "overlay", "smooth"]
+__all__ = [
+    "COLOUR_MAP",
+    "PERCENTILE",
+    "SMOOTHING",
+    "fit",
+    "heatmap",
+    "normalise",
+    "overlay",
+    "smooth",
+]
 
 # Perceptually uniform and dark at zero: equal steps of saliency look equally large.
 COLOUR_MAP = "inferno"
@@ -120,21 +129,37 @@ def overlay(
     result = pixels.copy()
     blurred = smooth(saliency, smoothing * min(saliency.shape))
     scaled = normalise(blurred, percentile=percentile) ** _THINNING
-    rows, top, bottom = _covered(region.top, region.bottom, pixels.shape[0], scaled.shape[0])
-    columns, left, right = _covered(region.left, region.right, pixels.shape[1], scaled.shape[1])
-    size = (columns.stop - columns.start, rows.stop - rows.start)
-    if 0 in size:
-        return result
-    fitted = np.asarray(
-        Image.fromarray(scaled).resize(
-            size, Image.Resampling.BILINEAR, box=(left, top, right, bottom)
-        )
-    )
+    rows, columns, fitted = fit(scaled, region, (pixels.shape[0], pixels.shape[1]))
     weight = _OPACITY * fitted[..., np.newaxis]
     below = result[rows, columns].astype(np.float32)
     blended = below * (1 - weight) + _colours(fitted, colour_map).astype(np.float32) * weight
     result[rows, columns] = np.clip(np.rint(blended), 0, 255).astype(np.uint8)
     return result
+
+
+def fit(
+    values: NDArray[np.float32], region: Region, size: tuple[int, int]
+) -> tuple[slice, slice, NDArray[np.float32]]:
+    """A map at the pixels of a picture.
+
+    Args:
+        values: float32 `(h, w)`.
+        region: what the map covers, in pixels of the picture.
+        size: (H, W) of the picture.
+
+    Returns:
+        Rows and columns of the pixels whose centres the map covers, and its values there,
+        interpolated linearly.
+    """
+    rows, top, bottom = _covered(region.top, region.bottom, size[0], values.shape[0])
+    columns, left, right = _covered(region.left, region.right, size[1], values.shape[1])
+    shape = (columns.stop - columns.start, rows.stop - rows.start)
+    if 0 in shape:
+        return rows, columns, np.zeros(shape[::-1], dtype=np.float32)
+    fitted = Image.fromarray(values).resize(
+        shape, Image.Resampling.BILINEAR, box=(left, top, right, bottom)
+    )
+    return rows, columns, np.asarray(fitted)
 
 
 def _covered(start: float, stop: float, picture: int, cells: int) -> tuple[slice, float, float]:
