@@ -12,6 +12,7 @@ from deepinside.cli.check import check
 from deepinside.cli.evaluate import evaluate
 from deepinside.cli.export import export
 from deepinside.cli.inspect import inspect
+from deepinside.cli.localize import localize
 from deepinside.cli.providers import providers
 from deepinside.cli.saliency import saliency
 from deepinside.cli.visualize import visualize
@@ -44,7 +45,17 @@ def cli(verbose: bool) -> None:
         logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # broken graphs become our errors
 
 
-for _command in (export, saliency, visualize, evaluate, inspect, check, bench, providers):
+for _command in (
+    export,
+    saliency,
+    visualize,
+    localize,
+    evaluate,
+    inspect,
+    check,
+    bench,
+    providers,
+):
     cli.add_command(_command)
 
 

@@ -1,5 +1,6 @@
 """Runs exported files: saliency maps, class pictures, checks. Needs no graph library."""
 
+from deepinside.engine.boxes import draw_boxes
 from deepinside.engine.contract import Contract
 from deepinside.engine.decode import ImageFile, Picture, load_picture
 from deepinside.engine.engine import Engine, read_contract
@@ -21,6 +22,7 @@ from deepinside.engine.errors import (
     TargetError,
     TaskError,
 )
+from deepinside.engine.localize import LocalizationSettings, localize
 from deepinside.engine.methods import METHODS, Method
 from deepinside.engine.preprocess import Region
 from deepinside.engine.presets import PRESETS, Preset
@@ -29,11 +31,13 @@ from deepinside.engine.record import Preprocessing
 from deepinside.engine.render import heatmap, normalise, overlay
 from deepinside.engine.rendering import Rendering
 from deepinside.engine.results import (
+    Box,
     CheckReport,
     ClassImage,
     ClassScore,
     InputFailure,
     InputMaps,
+    Localization,
     SaliencyMap,
     Snapshot,
 )
@@ -42,6 +46,7 @@ from deepinside.engine.visualize import Progress
 __all__ = [
     "METHODS",
     "PRESETS",
+    "Box",
     "CheckReport",
     "ClassImage",
     "ClassScore",
@@ -54,6 +59,8 @@ __all__ = [
     "ImageFile",
     "InputFailure",
     "InputMaps",
+    "Localization",
+    "LocalizationSettings",
     "Method",
     "ModelFileError",
     "NotExportedError",
@@ -76,8 +83,10 @@ __all__ = [
     "Snapshot",
     "TargetError",
     "TaskError",
+    "draw_boxes",
     "heatmap",
     "load_picture",
+    "localize",
     "normalise",
     "overlay",
     "probe_providers",

@@ -50,14 +50,14 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         # docs/visualisation.md, which has what was tried.
         "natural": Preset(
             "natural",
-            steps=256,
-            step_size=0.1,
+            steps=320,
+            step_size=0.06,
             l2=2e-5,
-            total_variation=400.0,
-            jitter=0.2,
+            total_variation=700.0,
+            jitter=0.3,
             rotation=10.0,
             zoom=1.4,
-            detail=0.05,
+            detail=0.03,
         ),
     }
 )

@@ -18,6 +18,7 @@ __all__ = [
     "SMOOTHING",
     "Upsampling",
     "colour_table",
+    "fit",
     "heatmap",
     "normalise",
     "overlay",
@@ -164,15 +165,11 @@ def overlay(
     blurred = smooth(saliency, smoothing * min(saliency.shape))
     scaled = normalise(blurred, percentile=percentile, top=top)
     scaled *= np.abs(scaled) ** (_THINNING - 1)
-    rows, first, last = _covered(region.top, region.bottom, pixels.shape[0], scaled.shape[0])
-    columns, left, right = _covered(region.left, region.right, pixels.shape[1], scaled.shape[1])
-    size = (columns.stop - columns.start, rows.stop - rows.start)
-    if 0 in size:
-        return result
-    fitted = np.asarray(
-        Image.fromarray(scaled).resize(size, _FILTERS[upsampling], box=(left, first, right, last))
-    )
+    size = (pixels.shape[0], pixels.shape[1])
+    rows, columns, fitted = fit(scaled, region, size, upsampling=upsampling)
     covered = result[rows, columns]
+    if not covered.size:
+        return result
     # In strips: as floats, a large picture takes many times its own memory.
     step = max(1, _STRIP // covered.shape[1])
     for start in range(0, covered.shape[0], step):
@@ -181,6 +178,36 @@ def overlay(
         blended = strip * (1 - weight) + _colours(part, colour_map, signed) * weight
         strip[:] = np.clip(np.rint(blended), 0, 255)
     return result
+
+
+def fit(
+    values: NDArray[np.float32],
+    region: Region,
+    size: tuple[int, int],
+    *,
+    upsampling: Upsampling = "bilinear",
+) -> tuple[slice, slice, NDArray[np.float32]]:
+    """A map at the pixels of a picture.
+
+    Args:
+        values: float32 `(h, w)`.
+        region: what the map covers, in pixels of the picture.
+        size: (H, W) of the picture.
+        upsampling: how the map's values are interpolated.
+
+    Returns:
+        Rows and columns of the pixels whose centres the map covers, and its values there,
+        interpolated.
+    """
+    rows, top, bottom = _covered(region.top, region.bottom, size[0], values.shape[0])
+    columns, left, right = _covered(region.left, region.right, size[1], values.shape[1])
+    shape = (columns.stop - columns.start, rows.stop - rows.start)
+    if 0 in shape:
+        return rows, columns, np.zeros(shape[::-1], dtype=np.float32)
+    fitted = Image.fromarray(values).resize(
+        shape, _FILTERS[upsampling], box=(left, top, right, bottom)
+    )
+    return rows, columns, np.asarray(fitted)
 
 
 def _covered(start: float, stop: float, picture: int, cells: int) -> tuple[slice, float, float]:

@@ -12,11 +12,13 @@ from deepinside.engine.methods import Method
 from deepinside.engine.preprocess import Region
 
 __all__ = [
+    "Box",
     "CheckReport",
     "ClassImage",
     "ClassScore",
     "InputFailure",
     "InputMaps",
+    "Localization",
     "SaliencyMap",
     "Snapshot",
 ]
@@ -115,6 +117,46 @@ class InputFailure:
     source: str
     position: int
     error: EngineError
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of whole pixels of the original picture.
+
+    Attributes:
+        left: first column.
+        top: first row.
+        right: end of the columns.
+        bottom: end of the rows.
+    """
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@dataclass(frozen=True, eq=False)
+class Localization:
+    """Where the object of one class is in one picture.
+
+    Attributes:
+        mask: bool `(H, W)`, the object's pixels in the original picture.
+        box: of the mask; None where no object was found, and the mask is empty.
+        score: S_c, as in `SaliencyMap`.
+        probability: of the class, from the classifier's own output.
+        index: of the class.
+        label: of the class, where the file has labels.
+        source: path of the picture, or its position such as `#0`.
+    """
+
+    mask: NDArray[np.bool_]
+    box: Box | None
+    score: float | None
+    probability: float
+    index: int
+    label: str | None
+    source: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,17 @@ from deepinside.cli.main import cli
 from deepinside.engine import load_picture
 
 STEP = Recipe(task="visualization")
-COMMANDS = ("export", "saliency", "visualize", "inspect", "check", "bench", "providers")
+COMMANDS = (
+    "export",
+    "saliency",
+    "visualize",
+    "localize",
+    "evaluate",
+    "inspect",
+    "check",
+    "bench",
+    "providers",
+)
 
 
 @pytest.fixture
@@ -54,6 +64,7 @@ def test_help_imports_nothing_heavy() -> None:
         "try: cli(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "heavy = {'onnx', 'onnx_ir', 'onnxruntime', 'numpy', 'PIL', 'torch', 'rich', 'cmap'}\n"
+        "heavy |= {'cv2', 'scipy', 'pyarrow', 'fsspec'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
