@@ -100,6 +100,12 @@ def exported(name: str, module: Any, classifier: Path, size: int, folder: Path) 
 
 def from_timm(name: str, folder: Path, size: int | None = None) -> Network:
     """A timm network with random weights, at its own picture size or another."""
+    module, classifier, size = classifier_from_timm(name, folder, size)
+    return exported(f"timm {name} (random weights)", module, classifier, size, folder)
+
+
+def classifier_from_timm(name: str, folder: Path, size: int | None = None) -> tuple[Any, Path, int]:
+    """A timm network with random weights, its ONNX file and its picture size."""
     import timm
     import torch
 
@@ -118,7 +124,7 @@ def from_timm(name: str, folder: Path, size: int | None = None) -> Network:
         external_data=False,
         verbose=False,
     )
-    return exported(f"timm {name} (random weights)", module, classifier, size, folder)
+    return module, classifier, size
 
 
 def torch_gradient(module: Any, image: Any) -> tuple[Any, Any]:
@@ -261,10 +267,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Returns the versions of what takes part."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+from page import replace_between, table_of
+
 MARKS = ("<!-- table: written by benchmarks/cpu_page.py -->", "<!-- end of the table -->")
 CASES = {
     "forward": "onnxruntime: forward",
@@ -49,12 +50,8 @@ def table(measurements: list[dict[str, Any]]) -> str:
     """The table, and the medians of its ratios."""
     ratios_of = ["ours / forward", *(f"{HEADS[case]} / ours" for case in RIVALS)]
     head = ["network", "batch", *HEADS.values(), *ratios_of]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    found = []
-    for item in measurements:
-        cells, ratios = row(item)
-        lines.append("| " + " | ".join(cells) + " |")
-        found.append(ratios)
+    rows = [row(item) for item in measurements]
+    found = [ratios for _, ratios in rows]
     told = []
     for case, title in zip(("forward", *RIVALS), ratios_of, strict=True):
         known = [ratios[case] for ratios in found if case in ratios]
@@ -63,18 +60,14 @@ def table(measurements: list[dict[str, Any]]) -> str:
                 f"{title} {statistics.median(known):.2f} (from {min(known):.2f} to "
                 f"{max(known):.2f}, {len(known)} rows)"
             )
-    return "\n".join([*lines, "", f"Medians: {', '.join(told)}."])
+    return f"{table_of(head, [cells for cells, _ in rows])}\n\nMedians: {', '.join(told)}."
 
 
 def main() -> None:
     """Replaces what stands between the marks."""
     reports = [json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:]]
     measurements = [item for report in reports for item in report["measurements"]]
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    text = f"{before}{MARKS[0]}\n\n{table(measurements)}\n\n{MARKS[1]}{after}"
-    PAGE.write_text(text, encoding="utf-8")
+    replace_between(MARKS, table(measurements))
 
 
 if __name__ == "__main__":

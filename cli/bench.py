@@ -10,6 +10,7 @@ from deepinside.cli.errors import reports_errors
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     device_option,
+    gpu_options,
     json_option,
     model_option,
     quiet_option,
@@ -23,6 +24,7 @@ __all__ = ["bench"]
 @click.command()
 @model_option
 @device_option
+@gpu_options
 @click.option(
     "-b",
     "--batch-size",
@@ -49,6 +51,7 @@ def bench(
     size: str | None,
     as_json: bool,
     quiet: bool,
+    **gpu: bool,
 ) -> None:
     """Time saliency maps of a model on this machine, beside the classifier alone.
 
@@ -80,6 +83,7 @@ def bench(
             threads=threads,
             size=size,
             progress=progress,
+            **gpu,
         )
     runtime = " ".join(f"{name} {version}" for name, version in installed_distributions().items())
     if as_json:

@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from deepinside.cli.errors import reports_errors
-from deepinside.cli.manifest import finite
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     device_option,
@@ -84,6 +83,8 @@ def check(
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
     """Infinite errors as null, which JSON can hold."""
+    from deepinside.engine.batch.manifest import finite
+
     return {
         name: finite(value) if isinstance(value, float) else value
         for name, value in {

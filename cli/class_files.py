@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deepinside.cli.manifest import Record, finite
-from deepinside.cli.slugs import class_slug
-
 if TYPE_CHECKING:
     from deepinside.engine import ClassImage
+    from deepinside.engine.batch import Record
     from deepinside.engine.contract import Contract
     from deepinside.engine.goals import Goal
     from deepinside.engine.state import AscentState
@@ -35,6 +33,8 @@ TASK = "visualization"
 
 def goal_name(goal: "Goal", contract: "Contract") -> str:
     """Stem of a goal's files: `285-egyptian-cat`; of a mix the parts: `0.5x282-tiger-cat+...`."""
+    from deepinside.engine.batch.names import class_slug
+
     words = [(weight, class_slug(index, contract.label(index))) for index, weight in goal.parts]
     if not goal.is_mix:
         return words[0][1]
@@ -48,7 +48,7 @@ def state_file(output: Path, name: str) -> Path:
 
 def write(
     image: "ClassImage", name: str, output: Path, *, animation: str | None, snapshots: bool
-) -> Record:
+) -> "Record":
     """Write a class picture's files, its array last, and return its record.
 
     Args:
@@ -58,6 +58,7 @@ def write(
         animation: `gif` or `apng`, of the snapshots and the final picture; None for none.
         snapshots: whether they become files of their own.
     """
+    from deepinside.engine.batch.manifest import finite
     from deepinside.engine.files import save_array, save_picture
     from deepinside.engine.sheet import AnimationFormat, save_animation
 
@@ -93,7 +94,7 @@ def write(
     }
 
 
-def differences(known: Record | None, made_with: Record) -> Iterator[str]:
+def differences(known: "Record | None", made_with: "Record") -> Iterator[str]:
     """What an existing class picture was made with otherwise, in words."""
     if known is None or "settings" not in known:
         yield "nothing says how"
@@ -117,7 +118,7 @@ def _word(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def empty(name: str, index: int, label: str | None, error: str | None) -> Record:
+def empty(name: str, index: int, label: str | None, error: str | None) -> "Record":
     """The record of a class without a picture."""
     return {
         "task": TASK,
@@ -130,7 +131,7 @@ def empty(name: str, index: int, label: str | None, error: str | None) -> Record
     }
 
 
-def show(record: Record, output: Path, *, as_json: bool) -> None:
+def show(record: "Record", output: Path, *, as_json: bool) -> None:
     """Print what a class left: its record, or the paths of its files."""
     paths = [str(output / name) for name in record["files"]]
     if as_json:

@@ -6,6 +6,8 @@ from typing import ParamSpec, TypeVar
 
 import click
 
+from deepinside.cli.progress import printable
+
 __all__ = ["Failure", "reports_errors"]
 
 _P = ParamSpec("_P")
@@ -16,6 +18,10 @@ class Failure(click.ClickException):
     """Something failed: one sentence on stderr, exit code 1."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        """Keep the message in one line that does nothing to the terminal."""
+        super().__init__(printable(" ".join(message.split())))
 
 
 def reports_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -28,7 +34,7 @@ def reports_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
         try:
             return command(*args, **kwargs)
         except (SettingError, TargetError) as error:
-            raise click.UsageError(str(error)) from error
+            raise click.UsageError(printable(" ".join(str(error).split()))) from error
         except EngineError as error:
             raise Failure(str(error)) from error
 

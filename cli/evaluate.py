@@ -10,8 +10,6 @@ import click
 from deepinside.cli.errors import reports_errors
 from deepinside.cli.evaluation import EvaluationJob
 from deepinside.cli.evaluation_summary import summary_of, table
-from deepinside.cli.inputs import expand_inputs
-from deepinside.cli.manifest import Manifest, Record
 from deepinside.cli.method_options import NAMES
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
@@ -26,9 +24,11 @@ from deepinside.cli.options import (
     quiet_option,
     size_option,
 )
+from deepinside.cli.pictures import expand_inputs
 from deepinside.cli.progress import progress_bar, say
 
 if TYPE_CHECKING:
+    from deepinside.engine.batch import Record
     from deepinside.engine.evaluation import EvaluationSettings, Explainer
 
 __all__ = ["evaluate"]
@@ -207,6 +207,7 @@ def evaluate(
       deepinside evaluate photos/ --boxes boxes.csv --metric localisation
       deepinside evaluate photos/ --maps gradcam/ --maps ours/ -m classifier.onnx
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
+    from deepinside.engine.batch import Manifest
     from deepinside.engine.evaluation import CONTROLS, Control
     from deepinside.engine.packages import require_package
 
@@ -326,7 +327,9 @@ def _given(folders: Sequence[Path]) -> "dict[str, Explainer]":
     return found
 
 
-def _finish(records: list[Record], output: Path, score: str, *, plots: bool, as_json: bool) -> None:
+def _finish(
+    records: "list[Record]", output: Path, score: str, *, plots: bool, as_json: bool
+) -> None:
     """Write and show the summary."""
     from deepinside.engine.files import save_text
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from deepinside.cli.inputs import Input, file_sha256
-from deepinside.cli.manifest import Manifest, Record
+from deepinside.cli.inputs import file_sha256
+from deepinside.cli.pictures import Input
 
 if TYPE_CHECKING:
     from deepinside.engine import EngineError
+    from deepinside.engine.batch import Manifest, Record
     from deepinside.engine.evaluation import Evaluation, EvaluationSettings, Explainer, Figures
     from deepinside.engine.evaluation.figures import Subject
     from deepinside.engine.inputs import Prepared
@@ -27,7 +28,7 @@ class EvaluationJob:
 
     def __init__(
         self,
-        manifest: Manifest,
+        manifest: "Manifest",
         file: Path,
         explainers: "Mapping[str, Explainer]",
         settings: "EvaluationSettings",
@@ -94,7 +95,7 @@ class EvaluationJob:
     ) -> None:
         self._scorer.__exit__(kind, error, traceback)
 
-    def records(self, pictures: Sequence[Input]) -> Iterator[Record]:
+    def records(self, pictures: Sequence[Input]) -> "Iterator[Record]":
         """The record of each picture, in order; new ones are in the manifest then.
 
         Raises:
@@ -112,7 +113,7 @@ class EvaluationJob:
                     self._manifest.add(found[item.name])
                     yield found[item.name]
 
-    def _kept(self, pictures: Sequence[Input]) -> dict[str, Record]:
+    def _kept(self, pictures: Sequence[Input]) -> "dict[str, Record]":
         """What an earlier run found in the same way."""
         found = {}
         for item in pictures:
@@ -148,7 +149,7 @@ class EvaluationJob:
             paths.append(self._objects.file(item.name))
         return [file_sha256(path) for path in paths]
 
-    def _evaluated(self, items: Sequence[Input]) -> list[Record]:
+    def _evaluated(self, items: Sequence[Input]) -> "list[Record]":
         """Records of some pictures; those that fail together are tried one by one."""
         from deepinside.engine import EngineError
         from deepinside.engine.evaluation import evaluate
@@ -220,7 +221,7 @@ class EvaluationJob:
 
     def _record(
         self, item: Input, subjects: "Sequence[Subject]", found: "Evaluation", places: slice
-    ) -> Record:
+    ) -> "Record":
         from deepinside.engine import EngineError
 
         maps = []
@@ -241,10 +242,10 @@ class EvaluationJob:
         steps = {"depths": found.depths, "layers": found.layers}
         return {**self._frame(item, [subject.index for subject in subjects]), **steps, "maps": maps}
 
-    def _failure(self, item: Input, error: "EngineError") -> Record:
+    def _failure(self, item: Input, error: "EngineError") -> "Record":
         return {**self._frame(item, []), "status": "failed", "error": str(error), "maps": []}
 
-    def _frame(self, item: Input, classes: Sequence[int]) -> Record:
+    def _frame(self, item: Input, classes: Sequence[int]) -> "Record":
         return {
             "task": TASK,
             "input": item.name,
@@ -256,7 +257,7 @@ class EvaluationJob:
         }
 
 
-def _plain(figures: "Figures", quantities: Sequence[str]) -> Record:
+def _plain(figures: "Figures", quantities: Sequence[str]) -> "Record":
     """The figures of a map as JSON has them."""
     curves = {
         name: {

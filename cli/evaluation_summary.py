@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deepinside.cli.manifest import Record
+if TYPE_CHECKING:
+    from deepinside.engine.batch import Record
 
 __all__ = ["summary_of", "table"]
 
@@ -21,7 +22,7 @@ _COLUMNS = {
 }
 
 
-def summary_of(records: Sequence[Record]) -> dict[str, Any] | None:
+def summary_of(records: "Sequence[Record]") -> dict[str, Any] | None:
     """Mean, spread and count of every figure of every method; None where nothing was evaluated."""
     from deepinside.engine.evaluation import summarise
 
@@ -99,7 +100,7 @@ def _text(statistic: dict[str, Any]) -> str:
     return f"{statistic['mean']:.3f}{spread}"
 
 
-def _randomised(entry: Record, mode: str) -> dict[str, float | None]:
+def _randomised(entry: "Record", mode: str) -> dict[str, float | None]:
     """Cascading, what remains with all layers random; independent, the mean over the layers."""
     found = {}
     for kind, values in entry["randomisation"].items():
@@ -111,7 +112,7 @@ def _randomised(entry: Record, mode: str) -> dict[str, float | None]:
     return found
 
 
-def _mean_curves(entries: Sequence[Record]) -> Record:
+def _mean_curves(entries: "Sequence[Record]") -> "Record":
     """The mean of each curve at each step; the maps' shares are equal up to whole pixels."""
     return {
         name: {part: _means(entry[name][part] for entry in entries) for part in entries[0][name]}

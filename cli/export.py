@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from deepinside.cli.errors import Failure, reports_errors
+from deepinside.cli.method_export_options import graph_method, method_export_options
 from deepinside.cli.model import classifier_facts, read_labels, read_record, run_export
 from deepinside.cli.options import (
     json_option,
@@ -24,7 +25,7 @@ from deepinside.cli.progress import say
 __all__ = ["export"]
 
 # Options that one task's export has and the other's has not.
-_ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule", "loop")}
+_ONLY = {"saliency": ("target_input", "outputs", "method"), "visualization": ("step_rule", "loop")}
 
 
 @click.command()
@@ -70,9 +71,20 @@ _ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule",
 )
 @click.option(
     "--optimize-for",
-    type=click.Choice(["any", "cpu"]),
-    help="Forms of the gradient: for GPUs and all runtimes, or the fastest ones on CPUs; the "
-    "file runs everywhere either way.  [default: any]",
+    type=click.Choice(["any", "cpu", "cuda"]),
+    help="Forms of the gradient: for all runtimes (TensorRT and browsers too), or those for ONNX "
+    "Runtime's CPU or CUDA provider.  [default: any]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float16"]),
+    help="Let the network compute in float16; inputs and outputs stay as they are.",
+)
+@click.option(
+    "--gradient-scale",
+    type=int,
+    metavar="N",
+    help="With float16: power of two that keeps the gradient from underflow.  [default: 1024]",
 )
 @click.option(
     "--target-input",
@@ -84,6 +96,7 @@ _ONLY = {"saliency": ("target_input", "outputs"), "visualization": ("step_rule",
     metavar="LIST",
     help="Comma-separated outputs (saliency).  [default: score,target_index,gradient,saliency]",
 )
+@method_export_options
 @click.option(
     "--step-rule",
     type=click.Choice(["plain", "normalized", "natural"]),
@@ -161,6 +174,7 @@ def export(
     \b
     Examples:
       deepinside export classifier.onnx -o saliency.onnx
+      deepinside export classifier.onnx -o smooth.onnx --method smoothgrad --samples 25
       deepinside export classifier.onnx -o step.onnx --task visualization
       deepinside export classifier.onnx -o draw.onnx --task visualization --loop 300
       deepinside export timm:resnet50 -o resnet50.onnx --labels imagenet.txt
@@ -186,6 +200,8 @@ def export(
         options["input_shape"] = _shape(options["input_shape"])
     if "image_size" in options:
         options["image_size"] = _size(options["image_size"])
+    if "method" in options:
+        options["method"] = graph_method(options["method"])
     if "neuron" in options:
         options["neuron"] = place(options["neuron"])
     options = {**classifier_facts(Path(classifier)), **options}
@@ -239,7 +255,8 @@ def _export_checked(classifier: str, output: Path, task: str, options: dict[str,
                 "onnxruntime-training's gradient of this classifier is wrong (it differs from "
                 f"differences of the score by {checked.error:.0%}): export it without --autodiff."
             )
-        for part in Path(folder).iterdir():
+        # The model last: with it, all is there.
+        for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == output.name):
             part.replace(output.parent / part.name)
     return dataclasses.replace(report, path=output)
 

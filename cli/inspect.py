@@ -9,6 +9,7 @@ import click
 
 from deepinside.cli.errors import reports_errors
 from deepinside.cli.options import json_option
+from deepinside.cli.progress import printable
 
 __all__ = ["inspect"]
 
@@ -41,7 +42,7 @@ def inspect(file: Path, layers: bool, as_json: bool) -> None:
         click.echo(json.dumps(facts, ensure_ascii=False))
     else:
         for line in _lines(facts):
-            click.echo(line)
+            click.echo(printable(line))
 
 
 def _show_layers(file: Path, *, as_json: bool) -> None:
@@ -52,7 +53,7 @@ def _show_layers(file: Path, *, as_json: bool) -> None:
         fields = dataclasses.asdict(layer)
         places = " x ".join("any" if size is None else str(size) for size in layer.places)
         text = f"{layer.name:<40} {layer.operator:<20} {layer.channels} channels  {places}"
-        click.echo(json.dumps(fields) if as_json else text.rstrip())
+        click.echo(json.dumps(fields) if as_json else printable(text))
 
 
 def _facts(file: Path) -> dict[str, Any]:

@@ -40,6 +40,8 @@ def cli(verbose: bool) -> None:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s"
     )
+    if not verbose:
+        logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # broken graphs become our errors
 
 
 for _command in (export, saliency, visualize, evaluate, inspect, check, bench, providers):

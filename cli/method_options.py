@@ -43,23 +43,25 @@ class MethodChoice:
     name: str | None
     settings: dict[str, Any]
 
-    def method(self) -> "Method | None":
-        """The method; None for what the file gives.
+    def method(self) -> "str | Method | None":
+        """The method; None for what the file gives, a name for its settings too.
 
         Raises:
             SettingError: a setting is not possible.
         """
         from deepinside.engine import Method
 
-        if self.name is None and not self.settings:
-            return None
+        if not self.settings:
+            return self.name
         return Method(self.name or "vanilla", **self.settings)  # type: ignore[arg-type]
 
     @property
     def export_options(self) -> dict[str, str]:
         """What a plain classifier has to be exported with for it."""
-        method = self.method()
-        return {} if method is None or method.relu == "gradient" else {"relu": method.relu}
+        from deepinside.engine import Method
+
+        relu = Method(self.name or "vanilla", **self.settings).relu  # type: ignore[arg-type]
+        return {} if relu == "gradient" else {"relu": relu}
 
     def warn(self, *, quiet: bool) -> None:
         """Say what has to be known about the method's maps."""

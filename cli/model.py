@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,9 @@ __all__ = [
     "read_record",
     "run_export",
 ]
+
+# Bytes; a million labels have some tens of millions.
+_LARGEST_TEXT = 1 << 27
 
 # Written out: the exporters, which define them, are not imported for a word.
 FRONT_DOORS = ("hf", "jax", "keras", "sklearn", "timm", "torch")
@@ -55,7 +57,7 @@ def exported_file(
     """
     from deepinside import models
     from deepinside.engine import NotExportedError, read_contract
-    from deepinside.engine.providers import runs_on_cpu
+    from deepinside.engine.providers import runs_on_cpu, runs_on_cuda
 
     if model is not None and model.partition(":")[0] in FRONT_DOORS:
         raise click.UsageError(
@@ -73,6 +75,8 @@ def exported_file(
             chosen["labels"] = read_labels(labels)
         if runs_on_cpu(device):
             chosen["optimize_for"] = "cpu"
+        elif runs_on_cuda(device):
+            chosen["optimize_for"] = "cuda"
         return _cached_export(path, task, chosen, quiet=quiet)
     if preprocessing is not None or labels is not None:
         raise click.UsageError(
@@ -151,7 +155,7 @@ def read_record(path: Path) -> dict[str, Any]:
     text = _read_text(path)
     try:
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"{path} is not a JSON file ({error}).") from error
     if not isinstance(record, dict):
         raise click.UsageError(f"{path} holds no JSON object; docs/file-contract.md shows one.")
@@ -164,10 +168,14 @@ def read_labels(path: Path) -> list[str]:
     Raises:
         click.UsageError: it is not UTF-8.
     """
-    return _read_text(path).splitlines()
+    text = _read_text(path).removesuffix("\n")
+    # Not splitlines, which also splits at what may stand in a name.
+    return text.split("\n") if text else []
 
 
 def _read_text(path: Path) -> str:
+    if not path.is_file() or path.stat().st_size > _LARGEST_TEXT:
+        raise click.UsageError(f"{path} is no text file of at most {_LARGEST_TEXT} bytes.")
     try:
         # Windows' editors begin UTF-8 with a byte order mark.
         return path.read_text(encoding="utf-8-sig")
@@ -196,13 +204,8 @@ def _cached_export(path: Path, task: str, options: dict[str, Any], *, quiet: boo
     if cached.exists():
         return cached
     make_folder(folder)
-    temporary = folder / f".{digest}.{os.getpid()}.onnx"
     say(f"Exporting {path.name} for {task} (done once, then kept in a cache) ...", quiet=quiet)
-    try:
-        report = run_export(path, temporary, task, options)
-        os.replace(temporary, cached)
-    finally:
-        temporary.unlink(missing_ok=True)
+    report = run_export(path, cached, task, options)  # all of it appears, or nothing
     for sentence in report.bypassed:
         say(f"Bypassed: {sentence}", quiet=quiet)
     return cached

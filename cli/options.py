@@ -9,6 +9,8 @@ import click
 __all__ = [
     "batch_size_option",
     "device_option",
+    "gpu_options",
+    "gpu_settings",
     "json_option",
     "labels_option",
     "model_option",
@@ -35,7 +37,8 @@ device_option = click.option(
     default="auto",
     show_default=True,
     metavar="DEVICE",
-    help="auto, cpu, cuda or cuda:N. auto takes the best that works; the others work or fail.",
+    help="auto, cpu, cuda, cuda:N, cuda:all, the same with tensorrt, or several with commas. "
+    "auto takes the best that works; the others work or fail.",
 )
 output_option = click.option(
     "-o",
@@ -71,6 +74,34 @@ size_option = click.option(
     help="Run the network at this size, or at each picture's own, where the file leaves height and "
     "width open (inspect tells).  [default: the preprocessing record's]",
 )
+
+
+_GPU_OPTIONS = (
+    click.option("--tf32", is_flag=True, help="GPU: round factors to 10 bits; faster."),
+    click.option(
+        "--float16", is_flag=True, help="TensorRT: compute in float16 (for CUDA, export so)."
+    ),
+    click.option("--channels-last", is_flag=True, help="GPU: convolutions in NHWC layout."),
+    click.option(
+        "--cuda-graph", is_flag=True, help="GPU: record the launches of a batch and replay them."
+    ),
+    click.option(
+        "--strict", is_flag=True, help="GPU: fail where tensors are copied to and from the host."
+    ),
+)
+
+
+def gpu_options(command: _F) -> _F:
+    """The options of GPUs, by the names of `Engine`'s."""
+    for option in reversed(_GPU_OPTIONS):
+        command = option(command)
+    return command
+
+
+def gpu_settings(options: dict[str, Any]) -> dict[str, bool]:
+    """The options of GPUs taken out of a command's options."""
+    names = ("tf32", "float16", "channels_last", "cuda_graph", "strict")
+    return {name: options.pop(name) for name in names}
 
 
 def batch_size_option(what: str) -> Callable[[_F], _F]:

@@ -1,21 +1,22 @@
 """`deepinside saliency`: maps of pictures."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import shlex
+import sys
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from deepinside.cli.errors import reports_errors
-from deepinside.cli.inputs import Input, expand_inputs, file_sha256
-from deepinside.cli.manifest import Manifest, Record, finite
+from deepinside.cli.inputs import example_path
+from deepinside.cli.job_options import JobChoice, job_options
 from deepinside.cli.method_options import MethodChoice, method_options
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
     device_option,
+    gpu_options,
     json_option,
     labels_option,
     model_option,
@@ -25,22 +26,17 @@ from deepinside.cli.options import (
     quiet_option,
     size_option,
 )
-from deepinside.cli.progress import progress_bar, say
-from deepinside.cli.slugs import class_slug, unique_stems
-from deepinside.cli.threads import in_threads
+from deepinside.cli.pages import Pages, pages
+from deepinside.cli.progress import Advance, progress_bar, say
+from deepinside.cli.rendering_options import RenderingChoice, rendering_options
+from deepinside.cli.stopping import Stop, stoppable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from deepinside.engine import InputMaps, Method, SaliencyMap
+    from deepinside.engine.batch import Outcome, Sources
 
 __all__ = ["saliency"]
 
 _TASK = "saliency"
-_ENDINGS = {"saliency": "saliency.npy", "heatmap": "heatmap.png", "overlay": "overlay.png"}
-# Colours of one overlay differ by at most so much, 0 to 255, between two devices.
-_COLOUR_STEP = 8
 
 
 @click.command()
@@ -57,8 +53,11 @@ _COLOUR_STEP = 8
     help="Class to explain: top1, top5, an index or a label. May be repeated.",
 )
 @method_options
+@rendering_options
 @output_option
+@job_options
 @device_option
+@gpu_options
 @batch_size_option("Pictures")
 @size_option
 @preprocessing_option
@@ -70,11 +69,14 @@ _COLOUR_STEP = 8
 @reports_errors
 def saliency(
     context: click.Context,
+    /,
     inputs: tuple[str, ...],
     model: str | None,
     targets: tuple[str, ...],
     method: MethodChoice,
+    rendering: RenderingChoice,
     output: Path,
+    job: JobChoice,
     device: str,
     batch_size: int,
     size: str | None,
@@ -83,11 +85,13 @@ def saliency(
     as_json: bool,
     overwrite: bool,
     quiet: bool,
+    **gpu: bool,
 ) -> None:
     """Write which pixels of a picture matter most for a class.
 
-    INPUT is a picture, a folder of pictures, a glob, or an embedded picture such as
-    example:chelsea. For each picture and class, DIR gets
+    INPUT is a picture, a folder of pictures, a glob, a URL (s3://...), a .tar or .parquet file of
+    pictures, a list @FILE.txt, @FILE.csv or @FILE.jsonl, - for a list on standard input, or an
+    embedded picture such as example:chelsea. For each picture and class, DIR gets
 
     \b
       STEM.CLASS.saliency.npy  the map, float32 (H, W), not scaled
@@ -99,7 +103,8 @@ def saliency(
 
     A picture that can't be read is reported and the others go on; the exit code is then 1.
 
-    Results that an earlier run made of the very same picture, model, targets and size are kept. A
+    A job that was stopped, by Ctrl-C or otherwise, goes on when the command is given again. Results
+    that an earlier run made of the very same picture, model, targets and settings are kept. A
     changed picture is explained anew. Where another map stands under a result's name (of a changed
     picture or another model), it is replaced only with --overwrite; without it, the picture is
     reported as failed, and the exit code is 1.
@@ -107,297 +112,157 @@ def saliency(
     \b
     Examples:
       deepinside saliency example:chelsea
-      deepinside saliency photos/ -t top5 -o maps
+      deepinside saliency photos/ -t top5 -o maps --report maps.html
       deepinside saliency cat.jpg -t "tiger cat" -t 285 -m resnet50.onnx --device cuda
       deepinside saliency cat.jpg -m any-size.onnx --size original
+      deepinside saliency photos/ --device cuda:0,cuda:1 --batch-size 64
+      deepinside saliency @photos.csv --target-column class -o maps
+      deepinside saliency "shards/*.tar" --format parquet --dtype float16 -o maps
+      find photos -name "*.jpg" -print0 | deepinside saliency - -o maps
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
-    from deepinside.engine import Engine, InputFailure
+    if not inputs:
+        raise click.UsageError(
+            "no INPUT was given; possible: pictures, folders, globs, URLs, .tar and .parquet "
+            "files, lists, and the embedded picture example:chelsea."
+        )
+    from deepinside.engine import Engine
+    from deepinside.engine.batch import JobSettings, Manifest, Sources, make_sink, run_job
+    from deepinside.engine.batch.previews import Previews
+    from deepinside.engine.batch.shards import ShardSink
+    from deepinside.engine.files import remove_unfinished
     from deepinside.engine.modelfile import content_sha256
 
-    pictures = expand_inputs(inputs, output)
-    file = exported_file(
-        model,
-        _TASK,
-        device=device,
-        preprocessing=preprocessing,
-        labels=labels,
-        quiet=quiet,
-        options=method.export_options,
-    )
-    method.warn(quiet=quiet)
-    engine = Engine(file, device)
-    chosen = engine.method(method.method())
-    with Manifest(output) as manifest:
-        job = _Job(
-            manifest,
-            list(targets),
-            chosen,
+    drawn = rendering.rendering()
+    with (
+        stoppable() as stop,
+        Sources(
+            inputs, output, columns=job.columns, example=example_path, go_on=lambda: not stop
+        ) as sources,
+    ):
+        file = exported_file(
+            model,
+            _TASK,
+            device=device,
+            preprocessing=preprocessing,
+            labels=labels,
+            quiet=quiet,
+            options=method.export_options,
+        )
+        method.warn(quiet=quiet)
+        engine = Engine(file, device, **gpu)
+        settings = JobSettings(
+            targets,
+            engine.method(method.method()),
+            size,
             engine.contract.source_sha256,
             content_sha256(file),
-            size,
-            overwrite,
-            quiet,
+            job.form,
+            job.dtype,
+            drawn,
         )
-        stems = job.stems(pictures)
-        finished = {} if overwrite else job.finished(pictures)
-        results = engine.iter_saliency(
-            job.paths(item for item in pictures if item.name not in finished),
-            targets,
-            method=chosen,
-            batch_size=batch_size,
-            keep_gradient=False,
-            size=size,
-            ahead=1,
-        )
-
-        def record_of(item: Input) -> Callable[[], Record]:
-            """What makes the record of a picture, files and all; run by a thread."""
-            if item.name in finished:
-                return lambda: {**finished[item.name], "status": "kept"}
-            result = next(results)
-            if isinstance(result, InputFailure):
-                return lambda: job.failure(item, result.error)
-            return lambda: job.write(item, stems[item.name], result)
-
-        counts = dict.fromkeys(("ok", "kept", "failed"), 0)
-        records = in_threads(map(record_of, pictures), ahead=batch_size)
-        with progress_bar("Saliency", quiet=quiet) as advance:
-            for number, (item, record) in enumerate(zip(pictures, records, strict=True), 1):
-                if record["status"] != "kept":
-                    manifest.add(record)
-                if record["error"]:
-                    say(f"Error: {record['error']}")
-                counts[record["status"]] += 1
-                advance(number, len(pictures), item.path.name)
-                _show(record, output, as_json=as_json)
-    say(
-        f"{counts['ok']} done, {counts['kept']} kept, {counts['failed']} failed, on "
-        f"{engine.device}; results are in {output}"
-        + (" (kept results are replaced with --overwrite)" if counts["kept"] else ""),
-        quiet=quiet,
-    )
-    if counts["failed"]:
+        sink = make_sink(output, settings, overwrite=overwrite, shard_size=job.shard_size)
+        shards = sink if isinstance(sink, ShardSink) else None
+        with (
+            Manifest(output, None if shards is None else shards.seen) as manifest,
+            pages(job, settings, model, engine.device) as page,
+            progress_bar("Saliency", quiet=quiet) as advance,
+        ):
+            if job.resume:
+                remove_unfinished(output)
+            if shards is not None:
+                shards.recover(manifest)
+            display = _Display(output, sources.total, advance, page, as_json=as_json, quiet=quiet)
+            run_job(
+                engine,
+                stop.before(sources.items()),
+                settings,
+                sink,
+                manifest,
+                batch_size=batch_size,
+                done=display.show,
+                keep=job.resume or not overwrite,
+                preview=Previews(sink, page.pictures) if page.pictures else None,
+            )
+            page.write(display.counts)
+    _tell(display.counts, sources, engine.device, output, quiet=quiet)
+    if stop:
+        _tell_how_to_go_on(stop)
+        context.exit(128 + (stop.signal or 0))
+    if display.counts["failed"]:
         context.exit(1)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """Writes results and their records.
+class _Display:
+    """Tells the user of every outcome.
 
     Attributes:
-        manifest: of the output folder.
-        targets: as asked for.
-        method: of the maps.
-        model_sha256: of the classifier.
-        file_sha256: of the exported file.
-        size: as asked for.
-        overwrite: replace existing results.
-        quiet: don't say which files are out of date.
-        sha256: input -> hash of the picture's bytes, of those that were read.
+        counts: outcomes by status.
     """
 
-    manifest: Manifest
-    targets: list[str]
-    method: "Method"
-    model_sha256: str
-    file_sha256: str
-    size: str | None
-    overwrite: bool
-    quiet: bool
-    sha256: dict[str, str | None] = field(default_factory=dict)
+    def __init__(
+        self,
+        output: Path,
+        total: int | None,
+        advance: Advance,
+        page: Pages,
+        *,
+        as_json: bool,
+        quiet: bool,
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self._output = output
+        self._total = total
+        self._advance = advance
+        self._page = page
+        self._as_json = as_json
+        self._quiet = quiet
+        self._shard: str | None = None
 
-    def stems(self, pictures: Sequence[Input]) -> dict[str, str]:
-        taken = {
-            record["stem"]: record["input"]
-            for record in self.manifest.records(_TASK)
-            if record.get("stem")
-        }
-        return unique_stems({item.name: item.stem for item in pictures}, taken)
-
-    def finished(self, pictures: Sequence[Input]) -> dict[str, Record]:
-        """Records of pictures for which an earlier run made exactly this."""
-        found = {}
-        for item in pictures:
-            record = self._earlier(item)
-            if (
-                record is not None
-                and record["status"] == "ok"
-                and record.get("targets") == self.targets
-                and record.get("method", {"name": "vanilla"}) == self._method()
-                and record.get("size") == self.size
-                and record.get("file_sha256") == self.file_sha256
-                and record.get("input_sha256") == file_sha256(item.path)
-                and all((self.manifest.folder / name).exists() for name in _files(record))
-            ):
-                found[item.name] = record
-        return found
-
-    def _earlier(self, item: Input) -> Record | None:
-        return self.manifest.get(_TASK, item.name, self.method.variant)
-
-    def _method(self) -> Record:
-        return {"name": self.method.name, **self.method.settings}
-
-    def paths(self, pictures: Iterable[Input]) -> Iterator[Path]:
-        """The pictures' paths; each is hashed before its reader gets it.
-
-        A picture that changes in between is then taken for a changed one by the next run.
-        """
-        for item in pictures:
-            self.sha256[item.name] = file_sha256(item.path)
-            yield item.path
-
-    def failure(self, item: Input, error: Exception) -> Record:
-        return self._record(item, None, [], str(error))
-
-    def write(self, item: Input, stem: str, result: "InputMaps") -> Record:
-        maps, foreign = [], []
-        for saliency in result.maps:
-            files = _names(stem, saliency)
-            if self._write_map(files, result, saliency):
-                maps.append(_entry(files, saliency))
-            else:
-                foreign.append(str(self.manifest.folder / files["saliency"]))
-        error = None
-        if foreign:
-            error = (
-                f"{item.name}: another map than its own is in {', '.join(foreign)}"
-                f"{self._reason(item)}; replace it with --overwrite, or choose another folder with "
-                "-o."
-            )
-        record = self._record(item, stem, maps, error)
-        self._tell_leftovers(item, record)
-        return record
-
-    def _reason(self, item: Input) -> str:
-        """What is known to have changed since the earlier run."""
-        earlier = self._earlier(item) or {}
-        if self._has_changed(item):
-            return " (the picture has changed)"
-        if earlier.get("model_sha256", self.model_sha256) != self.model_sha256:
-            return " (of another model)"
-        if earlier and earlier.get("size") != self.size:
-            return " (of another size)"
-        if earlier and earlier.get("method", self._method()) != self._method():
-            return " (of other settings of the method)"
-        return ""
-
-    def _has_changed(self, item: Input) -> bool:
-        earlier = (self._earlier(item) or {}).get("input_sha256")
-        return earlier is not None and earlier != self.sha256[item.name]
-
-    def _tell_leftovers(self, item: Input, record: Record) -> None:
-        """Say which files show what the picture was before."""
-        if record["error"] or not self._has_changed(item):
+    def show(self, outcome: "Outcome") -> None:
+        record = outcome.record
+        self.counts[record["status"]] += 1
+        if record["error"]:
+            say(f"Error: {record['error']}")
+        if outcome.note:
+            say(outcome.note, quiet=self._quiet)
+        self._advance(self.counts.total(), self._total, record["input"])
+        self._page.add(outcome, self.counts.total())
+        if self._as_json:
+            click.echo(self._json(outcome))
             return
-        earlier = self._earlier(item) or {"maps": []}
-        old = sorted(set(_files(earlier)) - set(_files(record)))
-        left = [name for name in old if (self.manifest.folder / name).exists()]
-        if left:
-            say(
-                f"{item.name} has changed: of what it was before, {', '.join(left)} remain.",
-                quiet=self.quiet,
-            )
+        for entry in record["maps"]:
+            for name in entry["files"].values():
+                if name != self._shard:  # which holds the maps of many pictures
+                    click.echo(self._output / name)
+                self._shard = entry["files"].get("shard")
 
-    def _record(
-        self, item: Input, stem: str | None, maps: list[Record], error: str | None
-    ) -> Record:
-        return {
-            "task": _TASK,
-            "input": item.name,
-            "input_sha256": self.sha256[item.name],
-            "status": "ok" if error is None else "failed",
-            "stem": stem,
-            "targets": self.targets,
-            "method": self._method(),
-            **({"variant": self.method.variant} if self.method.variant else {}),
-            "size": self.size,
-            "maps": maps,
-            "model_sha256": self.model_sha256,
-            "file_sha256": self.file_sha256,
-            "error": error,
-        }
+    def _json(self, outcome: "Outcome") -> str:
+        """The record, with paths as seen from here."""
+        from deepinside.engine.batch.manifest import json_text
 
-    def _write_map(
-        self, files: Mapping[str, str], result: "InputMaps", saliency: "SaliencyMap"
-    ) -> bool:
-        """Write one map's files; False where other ones are there, which may not be replaced."""
-        from deepinside.engine import heatmap, overlay
-        from deepinside.engine.files import save_array, save_picture
-
-        assert result.picture is not None
-        assert saliency.region is not None
-        paths = {kind: self.manifest.folder / file for kind, file in files.items()}
-        laid = overlay(result.picture.pixels, saliency.saliency, saliency.region)
-        # An incomplete set is what a killed run left: it is completed.
-        if not self.overwrite and all(path.exists() for path in paths.values()):
-            return _holds(paths, saliency, laid)
-        save_picture(paths["heatmap"], heatmap(saliency.saliency))
-        save_picture(paths["overlay"], laid)
-        save_array(paths["saliency"], saliency.saliency)
-        return True
+        maps = [
+            {
+                **entry,
+                "files": {kind: str(self._output / name) for kind, name in entry["files"].items()},
+            }
+            for entry in outcome.record["maps"]
+        ]
+        return json_text({**outcome.record, "maps": maps})
 
 
-def _names(stem: str, saliency: "SaliencyMap") -> dict[str, str]:
-    parts = [stem, class_slug(saliency.index, saliency.label), saliency.method.variant]
-    name = ".".join(part for part in parts if part)
-    return {kind: f"{name}.{ending}" for kind, ending in _ENDINGS.items()}
+def _tell(
+    counts: Counter[str], sources: "Sources", device: str, output: Path, *, quiet: bool
+) -> None:
+    left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(sources.skipped.items()))
+    say(
+        f"{counts['ok']} done, {counts['kept']} kept, {counts['failed']} failed, on {device}; "
+        f"results are in {output}"
+        + (" (kept results are replaced with --overwrite)" if counts["kept"] else "")
+        + (f"; left out of folders: {left_out}" if left_out else ""),
+        quiet=quiet,
+    )
 
 
-def _entry(files: Mapping[str, str], saliency: "SaliencyMap") -> Record:
-    return {
-        "index": saliency.index,
-        "label": saliency.label,
-        "score": finite(saliency.score),
-        "probability": finite(saliency.probability),
-        **_completeness(saliency),
-        "files": files,
-    }
-
-
-def _completeness(saliency: "SaliencyMap") -> Record:
-    """How well an integral's attributions add up; nothing for other methods."""
-    if saliency.completeness_gap is None:
-        return {}
-    return {
-        "completeness_gap": finite(saliency.completeness_gap),
-        "baseline_score": finite(saliency.baseline_score),
-    }
-
-
-def _holds(paths: Mapping[str, Path], saliency: "SaliencyMap", laid: "NDArray[np.uint8]") -> bool:
-    """Whether files hold this very map of this very picture, up to rounding."""
-    import numpy as np
-
-    from deepinside.engine import ImageError, load_picture
-
-    try:
-        existing = np.load(paths["saliency"], allow_pickle=False)
-        shown = load_picture(paths["overlay"]).pixels
-    except (OSError, ValueError, EOFError, ImageError):
-        return False
-    if existing.shape != saliency.saliency.shape or existing.dtype.kind != "f":
-        return False
-    least = 1e-5 * float(saliency.saliency.max())
-    if not np.allclose(existing, saliency.saliency, rtol=1e-3, atol=least):
-        return False
-    # What the model does not look at differs here only; rounding moves colours a little.
-    return shown.shape == laid.shape and np.allclose(shown, laid, rtol=0, atol=_COLOUR_STEP)
-
-
-def _files(record: Record) -> Iterator[str]:
-    for entry in record["maps"]:
-        yield from entry["files"].values()
-
-
-def _show(record: Record, output: Path, *, as_json: bool) -> None:
-    """The record with paths as seen from here, or only the paths."""
-    if not as_json:
-        for name in _files(record):
-            click.echo(output / name)
-        return
-    maps: list[dict[str, Any]] = [
-        {**entry, "files": {kind: str(output / name) for kind, name in entry["files"].items()}}
-        for entry in record["maps"]
-    ]
-    click.echo(json.dumps({**record, "maps": maps}, ensure_ascii=False))
+def _tell_how_to_go_on(stop: Stop) -> None:
+    again = shlex.join(["deepinside", *(word for word in sys.argv[1:] if word != "--resume")])
+    say(f"Stopped before the end; go on with: {again} --resume")

@@ -21,11 +21,12 @@ from deepinside.cli.class_files import (
 )
 from deepinside.cli.errors import reports_errors
 from deepinside.cli.inputs import EXAMPLE_PREFIX, example_path, file_sha256
-from deepinside.cli.manifest import Manifest
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
     device_option,
+    gpu_options,
+    gpu_settings,
     json_option,
     labels_option,
     model_option,
@@ -118,6 +119,7 @@ _FRAMES = 32  # of an animation, about
 @click.option("--resume", is_flag=True, help="Go on from the states that DIR holds.")
 @size_option
 @device_option
+@gpu_options
 @batch_size_option("Classes")
 @preprocessing_option
 @labels_option
@@ -172,6 +174,7 @@ def visualize(
       deepinside visualize -t ostrich --init noise --seed 7 --snapshot-every 50
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
     from deepinside.engine import DivergenceError, Engine
+    from deepinside.engine.batch import Manifest
     from deepinside.engine.modelfile import content_sha256
     from deepinside.engine.settings import ascent_settings
 
@@ -185,7 +188,11 @@ def visualize(
         quiet=quiet,
         options=_export_options(settings["preset"], layer, neuron),
     )
-    engine = Engine(file, device)
+    engine = Engine(file, device, **gpu_settings(settings))
+    if len(engine.sessions) > 1:
+        raise click.UsageError(
+            f"visualize runs on one device, not on {engine.device}: several are for saliency."
+        )
     _check_layer(engine, layer, neuron)
     settings["preset"] = engine.fitting_preset(settings["preset"])
     goals = engine.goals(targets)

@@ -1,9 +1,10 @@
 """Runs exported files: saliency maps, class pictures, checks. Needs no graph library."""
 
 from deepinside.engine.contract import Contract
-from deepinside.engine.decode import Picture, load_picture
+from deepinside.engine.decode import ImageFile, Picture, load_picture
 from deepinside.engine.engine import Engine, read_contract
 from deepinside.engine.errors import (
+    DependencyError,
     DivergenceError,
     EngineError,
     ImageError,
@@ -26,9 +27,11 @@ from deepinside.engine.presets import PRESETS, Preset
 from deepinside.engine.providers import ProviderStatus, probe_providers
 from deepinside.engine.record import Preprocessing
 from deepinside.engine.render import heatmap, normalise, overlay
+from deepinside.engine.rendering import Rendering
 from deepinside.engine.results import (
     CheckReport,
     ClassImage,
+    ClassScore,
     InputFailure,
     InputMaps,
     SaliencyMap,
@@ -41,11 +44,14 @@ __all__ = [
     "PRESETS",
     "CheckReport",
     "ClassImage",
+    "ClassScore",
     "Contract",
+    "DependencyError",
     "DivergenceError",
     "Engine",
     "EngineError",
     "ImageError",
+    "ImageFile",
     "InputFailure",
     "InputMaps",
     "Method",
@@ -61,6 +67,7 @@ __all__ = [
     "ProviderError",
     "ProviderStatus",
     "Region",
+    "Rendering",
     "RunError",
     "RuntimeConflictError",
     "RuntimeMissingError",

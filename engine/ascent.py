@@ -15,7 +15,7 @@ from deepinside.engine.natural import schedule, start_spectrum
 from deepinside.engine.session import Session
 from deepinside.engine.settings import AscentSettings
 
-__all__ = ["Ascent", "open_ascent"]
+__all__ = ["Ascent", "open_ascent", "state_like"]
 
 State = Mapping[str, NDArray[Any]]
 Starts = Sequence[NDArray[np.floating]]
@@ -164,6 +164,25 @@ def open_ascent(
     """
     kind = _Natural if spec.contract.step_rule == "natural" else _Plain
     return kind(session, spec, goals, settings, starts, state)
+
+
+def state_like(
+    spec: InputSpec, start: NDArray[np.floating]
+) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and type of each part of a picture's state, without batch axis.
+
+    Args:
+        spec: its image.
+        start: an image without batch axis.
+    """
+    if spec.contract.step_rule != "natural":
+        return {"image": (start.shape, spec.dtype)}
+    height, width, channels = spec.as_picture(start).shape
+    spectrum = ((channels, height, width), np.dtype(np.float32))
+    return {
+        **dict.fromkeys(_Natural.parts[:3], spectrum),
+        "step": ((), np.dtype(np.int64)),
+    }
 
 
 def _natural_start(

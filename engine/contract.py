@@ -12,7 +12,7 @@ from deepinside.engine.record import Preprocessing, parse_record
 
 __all__ = ["CONTRACT_VERSION", "PREFIX", "Contract", "ScoreSource", "parse_contract"]
 
-CONTRACT_VERSION = 3
+CONTRACT_VERSION = 4
 PREFIX = "deepinside."
 
 Task = Literal["saliency", "visualization"]
@@ -76,6 +76,8 @@ class Contract:
         layer: name of the layer whose channels stand in place of the classes; None for classes.
         neuron: place in that layer; None for the channels' means.
         loop: steps of an ascent that the file holds as a whole; None for a single step.
+        method: saliency method that the file holds as a whole: `name` and settings; None for the
+            plain gradient.
         straight_through: number of quantising nodes whose rounding the gradient ignores.
     """
 
@@ -100,6 +102,7 @@ class Contract:
     neuron: tuple[int, ...] | None = None
     loop: int | None = None
     straight_through: int = 0
+    method: Mapping[str, Any] | None = None
 
     @property
     def fixed_target(self) -> int | None:
@@ -170,6 +173,7 @@ def parse_contract(metadata: Mapping[str, str], *, where: str) -> Contract:
         straight_through=(
             reader.integer("straight_through") if f"{PREFIX}straight_through" in metadata else 0
         ),
+        method=reader.method() if task == "saliency" else None,
     )
 
 
@@ -193,8 +197,8 @@ class _Reader:
 
     def integer(self, key: str) -> int:
         text = self.text(key)
-        if not text.isdecimal() or int(text) < 1:
-            raise self.broken(key, f"is {text!r}, not a positive number")
+        if not _is_count(text) or int(text) < 1:
+            raise self.broken(key, f"is {text[:40]!r}, not a positive number")
         return int(text)
 
     def choice(self, key: str, choices: tuple[str, ...]) -> Any:
@@ -211,7 +215,7 @@ class _Reader:
     def decoded(self, key: str, kind: type) -> Any:
         try:
             value = json.loads(self.text(key))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # of numbers and nests without end too
             raise self.broken(key, f"is not JSON ({error})") from error
         if not isinstance(value, kind):
             raise self.broken(key, f"holds a {type(value).__name__}, not a {kind.__name__}")
@@ -219,6 +223,8 @@ class _Reader:
 
     def names(self, kind: str) -> Mapping[str, str]:
         names = self.decoded("names", dict)
+        if not all(isinstance(name, str) for name in names.values()):
+            raise self.broken("names", "holds what is no name")
         missing = [part for part in _NEEDED_NAMES[kind] if not isinstance(names.get(part), str)]
         if missing:
             raise self.broken("names", f"lacks {', '.join(missing)}")
@@ -236,10 +242,10 @@ class _Reader:
         if (
             value.get("kind") not in get_args(ScoreKind)
             or not isinstance(value.get("tensor"), str)
-            or not isinstance(bypassed, list)
+            or not _is_texts(bypassed)
         ):
             raise self.broken("score", "lacks kind, tensor or bypassed")
-        return ScoreSource(value["kind"], value["tensor"], tuple(map(str, bypassed)))
+        return ScoreSource(value["kind"], value["tensor"], tuple(bypassed))
 
     def layer(self) -> dict[str, Any]:
         """Added to the contract later: absent from files of classes."""
@@ -247,14 +253,23 @@ class _Reader:
             return {}
         value = self.decoded("layer", dict)
         name, neuron = value.get("name"), value.get("neuron")
-        if not isinstance(name, str) or not isinstance(neuron, (list, type(None))):
+        if not isinstance(name, str) or not (neuron is None or _is_place(neuron)):
             raise self.broken("layer", "lacks name or neuron")
-        return {"layer": name, "neuron": None if neuron is None else tuple(map(int, neuron))}
+        return {"layer": name, "neuron": None if neuron is None else tuple(neuron)}
+
+    def method(self) -> Mapping[str, Any] | None:
+        """Added to the contract later: absent from files with the plain gradient."""
+        if f"{PREFIX}method" not in self.metadata:
+            return None
+        value = self.decoded("method", dict)
+        if not isinstance(value.get("name"), str):
+            raise self.broken("method", "lacks name")
+        return MappingProxyType(value)
 
     def target_input(self, classes: int) -> str:
         text = self.text("target_input")
         word, _, index = text.partition(":")
-        fixed = word == "fixed" and index.isdecimal() and int(index) < classes
+        fixed = word == "fixed" and _is_count(index) and int(index) < classes
         if text not in ("optional", "required") and not fixed:
             raise self.broken("target_input", f"is {text!r}, not optional, required or fixed:INDEX")
         return text
@@ -268,6 +283,21 @@ class _Reader:
         if f"{PREFIX}labels" not in self.metadata:
             return None
         labels = self.decoded("labels", list)
+        if not _is_texts(labels):
+            raise self.broken("labels", "holds what is no text")
         if len(labels) != classes:
             raise self.broken("labels", f"holds {len(labels)} names for {classes} classes")
-        return tuple(map(str, labels))
+        return tuple(labels)
+
+
+def _is_count(text: str) -> bool:
+    """Whether it is a plain whole number; Python reads other scripts' digits, and any number."""
+    return text.isascii() and text.isdecimal() and len(text) < 19
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _is_place(value: object) -> bool:
+    return isinstance(value, list) and all(type(number) is int for number in value)

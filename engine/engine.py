@@ -1,24 +1,28 @@
 """The engine: one exported file, open on one device."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepinside.engine.binding import runs_of
 from deepinside.engine.check import check_gradient, smooth_images
 from deepinside.engine.contract import Contract, parse_contract
 from deepinside.engine.errors import SettingError, TargetError, TaskError
 from deepinside.engine.goals import Goal, find_goal
 from deepinside.engine.inputs import ImageLike, input_spec, iterate_images, prepare
+from deepinside.engine.lanes import in_lanes
 from deepinside.engine.methods import Method, find_method
 from deepinside.engine.modelfile import read_header
 from deepinside.engine.passes import GradientPass
 from deepinside.engine.presets import find_preset
 from deepinside.engine.results import CheckReport, ClassImage, InputFailure, InputMaps, SaliencyMap
 from deepinside.engine.saliency import saliency_batches
-from deepinside.engine.session import PlacedNode, Session, SessionSettings, open_session
+from deepinside.engine.session import PlacedNode, Session, SessionSettings, open_sessions
 from deepinside.engine.settings import ascent_settings
 from deepinside.engine.sizes import PictureSize, chosen_size
 from deepinside.engine.state import AscentState
@@ -29,6 +33,8 @@ __all__ = ["Engine", "Target", "Targets", "read_contract"]
 
 Target = int | str
 Targets = Target | Sequence[Target]
+
+_T = TypeVar("_T")
 
 _BATCH_SIZE = 8
 
@@ -49,7 +55,8 @@ class Engine:
 
     Attributes:
         contract: the file's metadata.
-        session: the file, open on its device.
+        session: the file, open on its device, the first one of several.
+        sessions: one for each device.
         spec: its image input.
     """
 
@@ -62,34 +69,64 @@ class Engine:
         spinning: bool = True,
         strict: bool = False,
         tf32: bool = False,
+        float16: bool = False,
+        channels_last: bool = False,
+        cuda_graph: bool = False,
+        in_flight: int | None = None,
     ) -> None:
         """Open the file.
 
         Args:
             file: saliency or visualization file, docs/file-contract.md.
-            device: `auto` (the best that truly works), `cpu`, `cuda` or `cuda:N`.
+            device: `auto` (the best that truly works), `cpu`, `cuda`, `cuda:N` or `tensorrt:N`;
+                several with commas between, or `cuda:all`: batches go to whichever is free.
             threads: of the CPU's operators; None leaves the choice to ONNX Runtime.
             spinning: idle threads wait actively.
-            strict: nodes that left the GPU are an error instead of a log message.
+            strict: nodes that left the GPU, so that tensors are copied, are an error instead of a
+                log message.
             tf32: let CUDA round float32 factors to 10 bits.
+            float16: let TensorRT compute in float16; for CUDA, the file itself is exported so.
+            channels_last: let CUDA run convolutions in NHWC layout.
+            cuda_graph: record the launches of a batch once and replay them. Batches that are not
+                full are filled up, since shapes are fixed.
+            in_flight: batches that a device works on at once; None for two on a GPU (one with CUDA
+                graphs), so that one is copied while another is computed, and one on a CPU.
 
         Raises:
             EngineError: the file, the device or the runtime does not work; the subclass and the
                 text say which and why.
         """
         self.contract = read_contract(file)
-        self.session: Session = open_session(
+        if in_flight is not None:
+            _require_positive("in_flight", in_flight)
+        self.sessions: tuple[Session, ...] = open_sessions(
             Path(file),
             SessionSettings(
-                device=device, threads=threads, spinning=spinning, strict=strict, tf32=tf32
+                device=device,
+                threads=threads,
+                spinning=spinning,
+                strict=strict,
+                tf32=tf32,
+                float16=float16,
+                channels_last=channels_last,
+                cuda_graph=cuda_graph,
             ),
         )
+        self.session = self.sessions[0]
         self.spec = input_spec(self.session, self.contract)
+        # The first run of every device before the second ones.
+        runs = [runs_of(session, in_flight) for session in self.sessions]
+        self._runs = [
+            (session, own[turn])
+            for turn in range(max(map(len, runs)))
+            for session, own in zip(self.sessions, runs, strict=True)
+            if turn < len(own)
+        ]
 
     @property
     def device(self) -> str:
-        """What the file runs on: `cpu` or `cuda:N`."""
-        return str(self.session.device)
+        """What the file runs on: `cpu`, `cuda:N`, or several with commas between."""
+        return ",".join(str(session.device) for session in self.sessions)
 
     @property
     def off_device(self) -> tuple[PlacedNode, ...] | None:
@@ -118,8 +155,9 @@ class Engine:
         """Saliency maps, ordered by image and then by target; all are held in memory.
 
         Args:
-            images: one or several of: path, PIL image, uint8 array `(H, W)` or `(H, W, 3)`, or
-                float array of the input's shape, already preprocessed.
+            images: one or several of: path, a file's bytes, open file, `ImageFile`, PIL image,
+                uint8 array `(H, W)` or `(H, W, 3)`, or float array of the input's shape, already
+                preprocessed.
             target: `top1`, `topN`, a class index, a label, or a sequence of these, for every
                 image.
             method: name of a saliency method, or a `Method` with its settings; None for what the
@@ -143,6 +181,7 @@ class Engine:
             batch_size=batch_size,
             keep_gradient=keep_gradient,
             size=size,
+            ahead=int(len(self._runs) > 1),
         ):
             if isinstance(item, InputFailure):
                 raise item.error
@@ -159,12 +198,15 @@ class Engine:
         keep_gradient: bool = True,
         size: PictureSize | None = None,
         ahead: int = 0,
+        picture_pixels: int | None = None,
     ) -> Iterator[InputMaps | InputFailure]:
         """Like `saliency`, one input at a time: its maps, or why there are none.
 
         Images are read as they are needed, so that `images` may be a generator over any number.
-        `ahead` batches more are read and decoded while one runs: 1 for files, 0 for what comes one
-        by one, such as a camera's pictures.
+        `ahead` batches more are read and decoded while others run: 1 for files, 0 for what comes
+        one by one, such as a camera's pictures, which then uses one device alone. An `ImageFile`
+        may bring targets of its own. The pictures in the results have `picture_pixels` pixels at
+        most, larger ones are made smaller; 0 for none.
 
         Raises:
             SettingError: there is no such method; at once, before the first image is read.
@@ -176,11 +218,30 @@ class Engine:
         if ahead < 0:
             raise SettingError(f"ahead is {ahead}; it must be at least 0.")
         plan = plan_targets(target, self.contract)
-        run = GradientPass(self.session, self.spec, self.method(method), keep_gradient)
-        if run.method.crops == 10 and size is not None:
+        chosen_method = self.method(method)
+        if chosen_method.crops == 10 and size is not None:
             raise SettingError("crops go with the preprocessing record's own size: leave size out.")
+        passes = [
+            GradientPass(
+                session,
+                self.spec,
+                chosen_method,
+                keep=keep_gradient,
+                run=run,
+                fixed=batch_size if session.cuda_graph else None,
+            )
+            for session, run in self._runs
+        ]
         chosen = chosen_size(size, self.spec, str(self.session.path))
-        return saliency_batches(run, images, plan, batch_size=batch_size, size=chosen, ahead=ahead)
+        return saliency_batches(
+            passes,
+            images,
+            plan,
+            batch_size=batch_size,
+            size=chosen,
+            ahead=ahead,
+            picture_pixels=picture_pixels,
+        )
 
     def visualize(
         self,
@@ -251,22 +312,35 @@ class Engine:
             )
         if state_every is not None:
             _require_positive("state_every", state_every)
-        return [
-            image
-            for part in batches(goals, room)
-            for image in ascend(
-                self.session,
+        lock = threading.Lock()
+
+        def one_by_one(call: Callable[[_T], None] | None) -> Callable[[_T], None] | None:
+            """The callback, by one thread at a time."""
+            if call is None:
+                return None
+
+            def locked(value: _T) -> None:
+                with lock:
+                    call(value)
+
+            return locked
+
+        def draw(session: Session, part: Sequence[Goal]) -> list[ClassImage]:
+            return ascend(
+                session,
                 self.spec,
                 part,
                 settings,
                 init=init,
                 size=chosen,
-                progress=progress,
+                progress=one_by_one(progress),
                 resume=resume,
                 state_every=state_every,
-                on_state=on_state,
+                on_state=one_by_one(on_state),
             )
-        ]
+
+        parts = in_lanes(self.sessions, batches(goals, room), draw)
+        return [image for part in parts for image in part]
 
     def fitting_preset(self, preset: str | None) -> str:
         """The preset, or the one that goes with the file where none is named.
@@ -328,6 +402,11 @@ class Engine:
             EngineError: the file can't be checked.
         """
         self._require_step()
+        if self.contract.method is not None:
+            raise TaskError(
+                f"{self.session.path} holds {self.contract.method['name']}, which is no derivative "
+                "of the score: export the classifier without --method to check its gradient."
+            )
         index = -1 if target == "top1" else find_class(target, self.contract)
         chosen = chosen_size(size, self.spec, str(self.session.path))
         arrays: list[NDArray[np.floating]]

@@ -13,7 +13,16 @@ from PIL import Image
 
 from deepinside.engine.errors import OutputError
 
-__all__ = ["make_folder", "replacing", "save_array", "save_picture", "save_text"]
+__all__ = [
+    "make_folder",
+    "remove_unfinished",
+    "replacing",
+    "save_array",
+    "save_picture",
+    "save_text",
+]
+
+_TEMPORARY = ".deepinside-"
 
 
 def make_folder(path: Path) -> None:
@@ -42,7 +51,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     temporary = None
     try:
         # Not mkstemp, whose files only their owner can read: results have the usual rights.
-        hidden = path.parent / f".deepinside-{secrets.token_hex(8)}"
+        hidden = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
         with hidden.open("xb") as stream:
             temporary = hidden
             yield stream
@@ -56,6 +65,15 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         if temporary is not None:
             with suppress(OSError):
                 os.unlink(temporary)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed programs left half written in a folder; none may be writing there now."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(_TEMPORARY):
+                with suppress(OSError):
+                    os.unlink(entry.path)
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:

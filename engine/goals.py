@@ -12,6 +12,8 @@ from deepinside.engine.targets import find_class
 
 __all__ = ["Goal", "find_goal"]
 
+# Of weights; far below the range of float32, in which they are used.
+_LARGEST = 1e6
 _PART = re.compile(r"\s*([+-]?\s*(?:\d+\.?\d*|\.\d+))\s*\*\s*([^*+]+?)\s*")
 
 
@@ -73,7 +75,9 @@ def find_goal(target: int | str | Goal, contract: Contract) -> Goal:
         index = find_class(match[2], contract)
         if index in weights:
             raise TargetError(f"the mix {target!r} names the class {index} twice.")
-        weights[index] = float(match[1].replace(" ", ""))
+        weights[index] = float("".join(match[1].split()))
+    if not all(abs(weight) <= _LARGEST for weight in weights.values()):
+        raise TargetError(f"the mix {target!r} has a weight beyond {_LARGEST:g}.")
     if not any(weight > 0 for weight in weights.values()):
         raise TargetError(f"the mix {target!r} needs at least one positive weight.")
     return Goal(tuple(weights.items()))

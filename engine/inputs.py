@@ -3,22 +3,32 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from deepinside.engine.contract import Contract
-from deepinside.engine.decode import Picture, load_picture
+from deepinside.engine.decode import ImageFile, Picture, load_picture
 from deepinside.engine.errors import ImageError, ModelFileError
 from deepinside.engine.layout import as_input, as_picture, input_shape
 from deepinside.engine.preprocess import Region, preprocess
 from deepinside.engine.session import Session
 
-__all__ = ["ImageLike", "InputSpec", "Prepared", "input_spec", "iterate_images", "prepare"]
+__all__ = [
+    "ImageFile",
+    "ImageLike",
+    "InputSpec",
+    "Prepared",
+    "input_spec",
+    "iterate_images",
+    "prepare",
+]
 
-ImageLike = str | PathLike[str] | Image.Image | Picture | NDArray[Any]
+ImageLike = (
+    str | PathLike[str] | bytes | BinaryIO | ImageFile | Image.Image | Picture | NDArray[Any]
+)
 
 
 @dataclass(frozen=True)
@@ -77,14 +87,17 @@ class Prepared:
     Attributes:
         array: the input without batch axis, C order, in the file's float type.
         source: path, or position such as `#0`.
-        picture: decoded; None where the caller gave a preprocessed array.
-        region: what the input covers of the picture; None likewise.
+        picture: decoded, perhaps made smaller; None where the caller gave a preprocessed array, or
+            wants none.
+        region: what the input covers of the picture at its own size; None for such an array.
+        size: (H, W) of the picture at its own size; None likewise.
     """
 
     array: NDArray[Any]
     source: str
     picture: Picture | None
     region: Region | None
+    size: tuple[int, int] | None
 
 
 def input_spec(session: Session, contract: Contract) -> InputSpec:
@@ -136,7 +149,9 @@ def iterate_images(images: ImageLike | Iterable[ImageLike], spec: InputSpec) -> 
             yield from images
         else:
             yield images
-    elif isinstance(images, (str, PathLike, Image.Image, Picture)):
+    elif isinstance(images, (str, PathLike, bytes, ImageFile, Image.Image, Picture)) or _is_stream(
+        images
+    ):
         yield images
     else:
         yield from images
@@ -147,34 +162,38 @@ def prepare(
     position: int,
     spec: InputSpec,
     size: tuple[int, int] | Literal["original"] | None = None,
+    picture_pixels: int | None = None,
 ) -> Prepared:
     """Decode and preprocess one image.
 
     Args:
-        image: path, PIL image, `Picture`, uint8 array `(H, W)` or `(H, W, 3)`; or a float array
-            of the input's shape, already preprocessed.
+        image: path, file's bytes, open file, `ImageFile`, PIL image, `Picture`, uint8 array
+            `(H, W)` or `(H, W, 3)`; or a float array of the input's shape, already preprocessed.
         position: of the image, names it where it has no path.
         spec: the image input.
         size: (H, W) of the input, or each picture's own; None for the record's. Arrays that are
             already preprocessed keep theirs.
+        picture_pixels: the picture is kept with so many pixels at most; 0 for not at all.
 
     Raises:
         ImageError: it can't be decoded, or does not fit the input.
     """
     if isinstance(image, np.ndarray) and image.dtype.kind == "f":
-        return Prepared(_checked(image, f"#{position}", spec), f"#{position}", None, None)
+        return Prepared(_checked(image, f"#{position}", spec), f"#{position}", None, None, None)
     record = spec.contract.preprocessing
     if isinstance(image, Picture):
         picture = image
-    elif isinstance(image, (str, PathLike)):
+    elif isinstance(image, (str, PathLike, ImageFile)):
         picture = load_picture(image)
-    elif isinstance(image, (np.ndarray, Image.Image)):
-        filename = "" if isinstance(image, np.ndarray) else getattr(image, "filename", "")
+    elif isinstance(image, (np.ndarray, Image.Image, bytes)):
+        filename = getattr(image, "filename", "") if isinstance(image, Image.Image) else ""
         picture = load_picture(image, filename or f"#{position}")
+    elif _is_stream(image):
+        picture = load_picture(image, str(getattr(image, "name", "")) or f"#{position}")
     else:
         raise ImageError(
             f"#{position}",
-            f"is a {type(image).__name__}; possible: a path, a PIL image, an array.",
+            f"is a {type(image).__name__}; possible: a path, bytes, a file, a PIL image, an array.",
         )
     if record is None:
         raise ImageError(
@@ -183,7 +202,25 @@ def prepare(
             "again with --preprocessing FILE.json, or give arrays that are already preprocessed.",
         )
     array, region = preprocess(picture, record, spec.contract.layout, dtype=spec.dtype, size=size)
-    return Prepared(array, picture.source, picture, region)
+    kept = _at_most(picture, picture_pixels)
+    return Prepared(array, picture.source, kept, region, picture.size)
+
+
+def _is_stream(image: object) -> TypeGuard[BinaryIO]:
+    return hasattr(image, "read") and hasattr(image, "seek")
+
+
+def _at_most(picture: Picture, pixels: int | None) -> Picture | None:
+    """The picture, made smaller where it has more pixels; None for none."""
+    height, width = picture.size
+    if pixels is None or height * width <= pixels:
+        return picture
+    if pixels == 0:
+        return None
+    factor = (pixels / (height * width)) ** 0.5
+    smaller = max(1, int(width * factor)), max(1, int(height * factor))
+    image = Image.fromarray(picture.pixels).resize(smaller, Image.Resampling.BOX)
+    return Picture(np.asarray(image), picture.source)
 
 
 def _checked(array: NDArray[Any], source: str, spec: InputSpec) -> NDArray[Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from deepinside.engine.contract import Contract
-from deepinside.engine.errors import SettingError, TaskError
+from deepinside.engine.errors import ModelFileError, SettingError, TaskError
 
 __all__ = ["BASELINES", "METHODS", "QUADRATURES", "Method", "MethodName", "find_method"]
 
@@ -166,6 +166,8 @@ def find_method(method: str | Method | None, contract: Contract, *, where: str) 
         SettingError: there is no such method, or the file does not say what it needs.
         TaskError: the file was exported for another one.
     """
+    if contract.method is not None:
+        return _in_file(method, contract.method, where)
     given = next((name for name, rule in _RELU.items() if rule == contract.relu), "vanilla")
     if method is None:
         method = given
@@ -182,3 +184,21 @@ def find_method(method: str | Method | None, contract: Contract, *, where: str) 
             "mean, blur or noise, or export the classifier again with --preprocessing FILE.json."
         )
     return method
+
+
+def _in_file(method: str | Method | None, held: Mapping[str, Any], where: str) -> Method:
+    """The method that a file holds as a whole; no other can be made with it."""
+    try:
+        own = Method(**held)
+    except (SettingError, TypeError) as error:
+        raise ModelFileError(
+            f"the metadata deepinside.method of {where} name a method that this deepinside does "
+            f"not know ({error}): run pip install --upgrade deepinside."
+        ) from error
+    if method not in (None, own.name, own):
+        settings = ", ".join(f"{name} {value}" for name, value in held.items() if name != "name")
+        raise TaskError(
+            f"{where} holds {own.name} ({settings}) and gives nothing else: leave method and "
+            "settings out, or export the classifier again without --method."
+        )
+    return own

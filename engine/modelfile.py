@@ -7,13 +7,26 @@ onnx.proto (IR version 3 and later).
 
 import hashlib
 import mmap
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepinside.engine.errors import ModelFileError
 from deepinside.engine.wire import MalformedError, fields
 
-__all__ = ["ModelHeader", "content_sha256", "entry", "external_files", "not_a_model", "read_header"]
+__all__ = [
+    "ModelHeader",
+    "content_sha256",
+    "entry",
+    "external_files",
+    "not_a_model",
+    "operators",
+    "read_header",
+    "require_weights",
+]
+
+# Of messages in messages; protobuf's own libraries stop there too.
+_DEEPEST = 100
 
 # Where tensors can stand: message -> field number -> message of that field.
 _TREE = {
@@ -81,11 +94,38 @@ def read_header(path: Path) -> ModelHeader:
     return ModelHeader(ir_version, producer, opset, metadata)
 
 
-def external_files(path: Path) -> tuple[Path, ...]:
-    """The files beside `path` that hold its weights (ONNX "external data"), sorted.
+def operators(path: Path) -> Counter[str]:
+    """How often each operator stands in the outermost graph.
 
     Raises:
         ModelFileError: no such file, or not an ONNX model.
+    """
+    counts: Counter[str] = Counter()
+    try:
+        with _mapped(path) as data:
+            for number, graph in fields(memoryview(data)):
+                if number != 7 or isinstance(graph, int):
+                    continue
+                for kind, node in fields(graph):
+                    if kind == 1 and not isinstance(node, int):
+                        counts.update(
+                            str(value, "utf-8")
+                            for field, value in fields(node)
+                            if field == 4 and not isinstance(value, int)
+                        )
+    except (IndexError, UnicodeDecodeError, MalformedError) as error:
+        raise not_a_model(path) from error
+    return counts
+
+
+def external_files(path: Path) -> tuple[Path, ...]:
+    """The files beside `path` that hold its weights (ONNX "external data"), sorted.
+
+    None of them is opened. A link may lead out of the folder only where `path` is a link itself,
+    and then only into the folder where its file really is: so caches of downloads are laid out.
+
+    Raises:
+        ModelFileError: no such file, not an ONNX model, or weights outside the model's own folder.
     """
     locations: set[str] = set()
     try:
@@ -93,26 +133,50 @@ def external_files(path: Path) -> tuple[Path, ...]:
             _collect_locations(memoryview(data), "Model", locations)
     except (IndexError, UnicodeDecodeError, MalformedError) as error:
         raise not_a_model(path) from error
+    folders = [path.parent.resolve(), path.resolve().parent]
+    for location in locations:
+        place = Path(location)
+        inside = bool(location) and "\0" not in location and not place.is_absolute()
+        inside = inside and ".." not in place.parts
+        if inside:
+            target = (folders[0] / place).resolve()
+            inside = any(target.is_relative_to(folder) for folder in folders)
+        if not inside:
+            raise ModelFileError(
+                f"{path} keeps weights outside its own folder ({location!r}), which is refused."
+            )
     return tuple(sorted(path.parent / location for location in locations))
+
+
+def require_weights(path: Path) -> tuple[Path, ...]:
+    """The files of `external_files`, all of which are there.
+
+    Raises:
+        ModelFileError: as of `external_files`, or one is missing.
+    """
+    files = external_files(path)
+    for file in files:
+        if not file.is_file():
+            raise ModelFileError(
+                f"{path} keeps weights in {file.name}, which is missing: put that file beside it."
+            )
+    return files
 
 
 def content_sha256(path: Path) -> str:
     """SHA-256 (hex) of the file; with external data, of the digests of all its files.
 
     Raises:
-        ModelFileError: a file is missing, or `path` is not an ONNX model.
+        ModelFileError: a file is missing or outside the model's own folder, or `path` is not an
+            ONNX model.
     """
-    parts = (path, *external_files(path))
     digests = []
-    for part in parts:
+    for part in (path, *require_weights(path)):
         try:
             with part.open("rb") as stream:
                 digests.append(hashlib.file_digest(stream, "sha256"))
         except OSError as error:
-            raise ModelFileError(
-                f"{path} keeps weights in {part.name}, which can't be read "
-                f"({error.strerror}): put that file beside it."
-            ) from error
+            raise ModelFileError(f"{part} can't be read: {error.strerror}.") from error
     if len(digests) == 1:
         return digests[0].hexdigest()
     return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
@@ -131,6 +195,8 @@ class _mapped:  # noqa: N801  (used like a function)
 
     def __enter__(self) -> mmap.mmap:
         try:
+            if self._path.exists() and not self._path.is_file():  # a pipe may never end
+                raise ModelFileError(f"{self._path} can't be read: it is not a file.")
             with self._path.open("rb") as stream:
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
@@ -146,7 +212,9 @@ class _mapped:  # noqa: N801  (used like a function)
         del self._map
 
 
-def _collect_locations(data: memoryview, message: str, found: set[str]) -> None:
+def _collect_locations(data: memoryview, message: str, found: set[str], depth: int = 0) -> None:
+    if depth > _DEEPEST:
+        raise MalformedError
     for number, value in fields(data):
         inner = _TREE[message].get(number)
         if inner is None or isinstance(value, int):
@@ -156,7 +224,7 @@ def _collect_locations(data: memoryview, message: str, found: set[str]) -> None:
             if key == "location":
                 found.add(text)
         else:
-            _collect_locations(value, inner, found)
+            _collect_locations(value, inner, found, depth + 1)
 
 
 def entry(data: memoryview) -> tuple[str, str]:

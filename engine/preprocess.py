@@ -43,6 +43,13 @@ class Region:
     right: float
     bottom: float
 
+    def scaled(self, size: tuple[int, int], wanted: tuple[int, int]) -> "Region":
+        """The same part of the picture of `size` (H, W) where that is resized to `wanted`."""
+        if size == wanted:
+            return self
+        down, across = (new / old for old, new in zip(size, wanted, strict=True))
+        return Region(self.left * across, self.top * down, self.right * across, self.bottom * down)
+
 
 def preprocess(
     picture: Picture,

@@ -1,4 +1,4 @@
-"""Which devices truly work: names of devices, providers of ONNX Runtime, and reasons why not."""
+"""Which devices truly work: providers of ONNX Runtime, and reasons why not."""
 
 import contextlib
 import ctypes
@@ -9,26 +9,21 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepinside.engine.errors import ProviderError, SettingError
+from deepinside.engine.devices import CPU, CUDA, TENSORRT, Device, parse_devices
+from deepinside.engine.errors import ProviderError
 from deepinside.engine.runtime import load_runtime, runtime_errors
 
 __all__ = [
-    "CPU",
-    "CUDA",
     "PROBE_MODEL",
-    "Device",
     "ProviderStatus",
     "load_failure",
-    "parse_device",
     "preload_libraries",
     "probe_provider",
     "probe_providers",
     "require_provider",
     "runs_on_cpu",
+    "runs_on_cuda",
 ]
-
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
 
 _log = logging.getLogger(__name__)
 
@@ -42,23 +37,6 @@ PROBE_MODEL = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201705a0f0a0178120a0a08080112040a02"
     "0801620f0a0179120a0a08080112040a02080142040a001011"
 )
-
-
-@dataclass(frozen=True)
-class Device:
-    """A device to run on.
-
-    Attributes:
-        kind: `auto`, `cpu` or `cuda`.
-        index: number of the GPU; 0 for the others.
-    """
-
-    kind: str
-    index: int = 0
-
-    def __str__(self) -> str:
-        """The form in which users write it."""
-        return f"{self.kind}:{self.index}" if self.kind == "cuda" else self.kind
 
 
 @dataclass(frozen=True)
@@ -76,26 +54,6 @@ class ProviderStatus:
     device: str | None
     works: bool
     reason: str | None
-
-
-def runs_on_cpu(text: str) -> bool:
-    """Whether a device that is asked for is the CPU, or `auto` that has nothing else to try."""
-    kind = parse_device(text).kind
-    return kind == "cpu" or (
-        kind == "auto" and CUDA not in load_runtime().get_available_providers()
-    )
-
-
-def parse_device(text: str) -> Device:
-    """Read `auto`, `cpu`, `cuda` or `cuda:N`.
-
-    Raises:
-        SettingError: the text is none of them.
-    """
-    word, colon, index = text.partition(":")
-    if (text in ("auto", "cpu", "cuda")) or (word == "cuda" and colon and index.isdecimal()):
-        return Device(word, int(index or 0))
-    raise SettingError(f"the device {text!r} is not known; possible: auto, cpu, cuda, cuda:N.")
 
 
 @functools.cache
@@ -122,22 +80,36 @@ def require_provider(device: Device) -> None:
         ProviderError: this distribution of ONNX Runtime has no provider for it.
     """
     runtime = load_runtime()
-    if device.kind == "cuda" and CUDA not in runtime.get_available_providers():
+    if device.provider not in runtime.get_available_providers():
         raise ProviderError(
             str(device),
-            f"the installed ONNX Runtime {runtime.__version__} was built without {CUDA}",
+            f"the installed ONNX Runtime {runtime.__version__} was built without {device.provider}",
             _INSTALL_GPU,
         )
 
 
+def runs_on_cpu(text: str) -> bool:
+    """Whether devices that are asked for are CPUs, or `auto` that has nothing else to try."""
+    kinds = {device.kind for device in parse_devices(text)}
+    return kinds == {"cpu"} or (
+        kinds == {"auto"} and CUDA not in load_runtime().get_available_providers()
+    )
+
+
+def runs_on_cuda(text: str) -> bool:
+    """Whether devices that are asked for are CUDA's, or `auto` that will try it."""
+    kinds = {device.kind for device in parse_devices(text)}
+    return kinds == {"cuda"} or (kinds == {"auto"} and not runs_on_cpu(text))
+
+
 def load_failure(device: Device) -> ProviderError:
-    """Why the CUDA provider dropped out of a session, from its library's own loading error."""
+    """Why a GPU's provider dropped out of a session, from its library's own loading error."""
     preload_libraries()
     folder = Path(load_runtime().__file__ or "").parent / "capi"
     windows = sys.platform == "win32"
     pattern = "onnxruntime_providers_{}.dll" if windows else "libonnxruntime_providers_{}.so"
     reason = "its provider library loads, but ONNX Runtime found no usable GPU"
-    for part in ("shared", "cuda"):
+    for part in ("shared", device.kind):
         library = folder / pattern.format(part)
         try:
             # The provider resolves symbols of `shared`, hence global.
@@ -145,22 +117,24 @@ def load_failure(device: Device) -> ProviderError:
         except OSError as error:
             reason = f"{library.name} does not load ({error})"
             break
-    return ProviderError(
-        str(device),
-        reason,
-        "check the driver with nvidia-smi and install the CUDA and cuDNN libraries with "
-        "pip install 'deepinside[gpu]', or use the device cpu",
-    )
+    advice = "check the driver with nvidia-smi and install the CUDA and cuDNN libraries with "
+    advice += "pip install 'deepinside[gpu]', or use the device cpu"
+    if device.kind == "tensorrt":
+        advice = (
+            "install the TensorRT that this onnxruntime-gpu was built for and put its libraries on "
+            "the library path, or use the device cuda"
+        )
+    return ProviderError(str(device), reason, advice)
 
 
 def probe_provider(name: str) -> ProviderStatus:
     """Open a tiny model on one provider and see whether it stays there."""
     runtime = load_runtime()
-    device = {CPU: "cpu", CUDA: "cuda"}.get(name)
+    device = {CPU: "cpu", CUDA: "cuda", TENSORRT: "tensorrt"}.get(name)
     if name not in runtime.get_available_providers():
         reason = f"the installed ONNX Runtime {runtime.__version__} was built without it"
         return ProviderStatus(name, device, works=False, reason=reason)
-    if name == CUDA:
+    if name in (CUDA, TENSORRT):
         preload_libraries()
     options = runtime.SessionOptions()
     options.log_severity_level = 4
@@ -173,8 +147,8 @@ def probe_provider(name: str) -> ProviderStatus:
     if name in session.get_providers():
         return ProviderStatus(name, device, works=True, reason=None)
     reason = (
-        load_failure(Device("cuda")).reason
-        if name == CUDA
+        load_failure(Device(device)).reason
+        if device in ("cuda", "tensorrt")
         else "ONNX Runtime dropped it while it opened a session"
     )
     return ProviderStatus(name, device, works=False, reason=reason)

@@ -7,7 +7,10 @@ from typing import Any, Literal, get_args
 
 from deepinside.engine.errors import ModelFileError
 
-__all__ = ["Preprocessing", "parse_record"]
+__all__ = ["MAX_SIDE", "Preprocessing", "parse_record"]
+
+# Of an input, pixels. Larger ones are mistakes, or meant to use up the memory.
+MAX_SIDE = 16384
 
 Resize = Literal["shorter-side", "stretch", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
@@ -66,11 +69,11 @@ def parse_record(record: Mapping[str, Any], *, where: str) -> Preprocessing:
     reader = _Reader(record, where)
     resize = reader.choice("resize", get_args(Resize))
     order = reader.choice("channel_order", get_args(ChannelOrder))
-    size = reader.values("input_size", 2, "whole numbers of at least 1", _is_size)
+    size = reader.values("input_size", 2, f"whole numbers from 1 to {MAX_SIDE}", _is_size)
     resize_size = record["resize_size"]
     if resize == "shorter-side":
         if not _is_size(resize_size):
-            reader.refuse("resize_size", "a whole number of at least 1")
+            reader.refuse("resize_size", f"a whole number from 1 to {MAX_SIDE}")
     elif resize_size is not None:
         reader.refuse("resize_size", f"null where resize is {resize!r}")
     value_range = reader.numbers("value_range", 2)
@@ -136,4 +139,4 @@ def _is_number(value: Any) -> bool:
 
 def _is_size(value: Any) -> bool:
     """Whether it is a number of pixels; 224.0 is not, clients would stumble over it."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_SIDE

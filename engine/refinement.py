@@ -91,6 +91,7 @@ def _map(run: GradientPass, plain: SaliencyMap, finding: Finding) -> Found:
         saliency=saliency,
         region=finding.region or plain.region,
         attribution=attribution if run.keep else None,
+        signed=run.signed(attribution),
         completeness_gap=gap,
         baseline_score=finding.baseline_score,
     )

@@ -11,7 +11,15 @@ from deepinside.engine.errors import EngineError
 from deepinside.engine.methods import Method
 from deepinside.engine.preprocess import Region
 
-__all__ = ["CheckReport", "ClassImage", "InputFailure", "InputMaps", "SaliencyMap", "Snapshot"]
+__all__ = [
+    "CheckReport",
+    "ClassImage",
+    "ClassScore",
+    "InputFailure",
+    "InputMaps",
+    "SaliencyMap",
+    "Snapshot",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +44,8 @@ class SaliencyMap:
         attribution: what the method gives per number of the input, in the model's layout, without
             batch axis; of vanilla, the gradient. None where it was not kept, or there are only
             maps (crops).
+        signed: float32 `(H, W)`, the sum of the attribution over the channels; None where there is
+            no attribution or its sign means nothing.
         completeness_gap: of methods that integrate: by how much the attributions add up to more
             than `score - baseline_score`; None for others, or where the file gives no score.
         baseline_score: S_c where the integral begins; None likewise.
@@ -52,8 +62,24 @@ class SaliencyMap:
     size: tuple[int, int] | None
     method: Method = field(default_factory=Method)
     attribution: NDArray[np.floating] | None = None
+    signed: NDArray[np.float32] | None = None
     completeness_gap: float | None = None
     baseline_score: float | None = None
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """What a classifier gives a class.
+
+    Attributes:
+        index: of the class.
+        label: of the class, where the file has labels.
+        probability: of the class, from the classifier's own output.
+    """
+
+    index: int
+    label: str | None
+    probability: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +89,17 @@ class InputMaps:
     Attributes:
         source: path of the picture, or its position such as `#0`.
         position: of the input, from 0.
-        picture: the decoded picture, for overlays; None for an input already preprocessed.
+        picture: the decoded picture, for overlays; smaller, or None, where that was asked for;
+            None for an input already preprocessed.
         maps: one per class, in the order asked for.
+        best: the classifier's five best classes, best first.
     """
 
     source: str
     position: int
     picture: Picture | None
     maps: tuple[SaliencyMap, ...]
+    best: tuple[ClassScore, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,8 @@
-"""Opens an exported file on a device, and never lets it fall back to another one silently."""
+"""Opens an exported file on devices, and never lets it fall back to another one silently."""
 
+import itertools
 import logging
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,26 +11,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepinside.engine.devices import ALL, CUDA, Device, parse_devices
 from deepinside.engine.errors import (
     ModelFileError,
     OutOfMemoryError,
     ProviderError,
     RunError,
-    SettingError,
 )
-from deepinside.engine.modelfile import read_header
-from deepinside.engine.providers import (
-    CPU,
-    CUDA,
-    Device,
-    load_failure,
-    parse_device,
-    preload_libraries,
-    require_provider,
+from deepinside.engine.modelfile import read_header, require_weights
+from deepinside.engine.options import SessionSettings, provider_list, session_options
+from deepinside.engine.placement import (
+    PlacedNode,
+    count_copies,
+    nodes_off_device,
+    providers_of_nodes,
+    report,
 )
+from deepinside.engine.providers import load_failure, preload_libraries, require_provider
 from deepinside.engine.runtime import load_runtime, require_training, runtime_errors
 
-__all__ = ["PlacedNode", "Session", "SessionSettings", "TensorInfo", "open_session"]
+__all__ = [
+    "PlacedNode",
+    "Session",
+    "SessionSettings",
+    "TensorInfo",
+    "open_session",
+    "open_sessions",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -38,43 +47,14 @@ _DTYPES: dict[str, type[np.generic]] = {
     "tensor(double)": np.float64,
     "tensor(int64)": np.int64,
 }
-_OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "bad allocation")
-
-
-@dataclass(frozen=True)
-class SessionSettings:
-    """How a file is run.
-
-    Attributes:
-        device: `auto` (the best that truly works), `cpu`, `cuda` or `cuda:N`.
-        threads: threads of the CPU's operators; None leaves the choice to ONNX Runtime.
-        spinning: idle threads wait actively: faster on an idle machine, wasteful on a busy one.
-        strict: a node that left the GPU is an error instead of a log message.
-        tf32: let CUDA round float32 factors to 10 bits: faster, relative errors around 1e-3.
-        optimize: let ONNX Runtime optimise the graph; off for merely looking into a file.
-    """
-
-    device: str = "auto"
-    threads: int | None = None
-    spinning: bool = True
-    strict: bool = False
-    tf32: bool = False
-    optimize: bool = True
-
-
-@dataclass(frozen=True)
-class PlacedNode:
-    """A node that runs elsewhere than on the session's device.
-
-    Attributes:
-        name: of the node.
-        op_type: its operator.
-        provider: where it runs.
-    """
-
-    name: str
-    op_type: str
-    provider: str
+_OUT_OF_MEMORY = (
+    "failed to allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+    "alloc_failed",  # cuBLAS and cuDNN
+)
+_NO_SUCH_GPU = ("invalid device id", "invalid device ordinal")
 
 
 @dataclass(frozen=True)
@@ -98,22 +78,36 @@ class Session:
     Attributes:
         path: of the file.
         device: the device that it really runs on.
+        cuda_graph: whether launches are recorded and replayed.
         providers: ONNX Runtime's providers in use.
-        off_device: nodes that left the device; None where the runtime can't tell.
+        off_device: nodes on the host although the device is a GPU; None where the runtime can't
+            tell.
+        copies: nodes that copy tensors between host and GPU; None where they were not counted.
         inputs: required and optional inputs by name.
         outputs: outputs by name.
         raw: the `onnxruntime.InferenceSession`.
     """
 
-    def __init__(self, path: Path, device: Device, raw: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: Device,
+        raw: Any,
+        *,
+        cuda_graph: bool = False,
+        copies: int | None = None,
+    ) -> None:
         self.path = path
         self.device = device
         self.raw = raw
+        self.cuda_graph = cuda_graph
+        self.copies = copies
         self.providers: tuple[str, ...] = tuple(raw.get_providers())
-        self.off_device = _nodes_off_device(raw) if device.kind == "cuda" else ()
+        self.off_device = nodes_off_device(raw) if device.on_gpu else ()
         optional = raw.get_overridable_initializers()
         self.inputs = {item.name: _tensor_info(item) for item in (*raw.get_inputs(), *optional)}
         self.outputs = {item.name: _tensor_info(item) for item in raw.get_outputs()}
+        self._graph_ids = itertools.count()
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Run once, from host arrays to host arrays.
@@ -126,15 +120,37 @@ class Session:
             OutOfMemoryError: the batch does not fit into memory.
             RunError: ONNX Runtime failed otherwise.
         """
+        arguments: list[Any] = [list(outputs), dict(feeds)]
+        if self.cuda_graph:
+            # A recorded run would read the buffers that it was recorded with, not these arrays.
+            arguments.append(self.run_options(graph=-1))
         try:
-            return list(self.raw.run(list(outputs), dict(feeds)))
+            return list(self.raw.run(*arguments))
         except runtime_errors() as error:
             raise self.translate(error) from error
+
+    def run_options(self, *, graph: int | None = None, wait: bool = True) -> Any:
+        """ONNX Runtime's `RunOptions`.
+
+        Args:
+            graph: number of the recorded run to replay, or to record the first time; -1 for none.
+            wait: whether the host waits until the GPU is done.
+        """
+        options = load_runtime().RunOptions()
+        if graph is not None:
+            options.add_run_config_entry("gpu_graph_id", str(graph))
+        if not wait:
+            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        return options
+
+    def new_graph(self) -> int:
+        """A number for a recorded run that no other has."""
+        return next(self._graph_ids)
 
     def translate(self, error: Exception) -> RunError:
         """An error of ONNX Runtime as one of ours."""
         text = str(error)
-        if any(words in text.lower() for words in _OUT_OF_MEMORY):
+        if _is_out_of_memory(text):
             return OutOfMemoryError(
                 f"the memory of {self.device} does not hold this batch of {self.path.name}: use a "
                 "smaller batch size."
@@ -143,7 +159,7 @@ class Session:
 
 
 def open_session(path: str | Path, settings: SessionSettings | None = None) -> Session:
-    """Open an ONNX file.
+    """Open an ONNX file on the device of the settings, the first one of several.
 
     Args:
         path: of the file.
@@ -155,108 +171,142 @@ def open_session(path: str | Path, settings: SessionSettings | None = None) -> S
         RuntimeMissingError: ONNX Runtime is not installed.
         SettingError: a setting has an impossible value.
     """
-    path, settings = Path(path), settings or SessionSettings()
-    device = parse_device(settings.device)
-    if settings.threads is not None and settings.threads < 1:
-        raise SettingError(f"threads is {settings.threads}; it must be at least 1.")
+    settings = settings or SessionSettings()
+    device = parse_devices(settings.device)[0]
+    first = Device(device.kind) if device.index == ALL else device
+    return open_sessions(path, settings.on(first))[0]
+
+
+def open_sessions(path: str | Path, settings: SessionSettings) -> tuple[Session, ...]:
+    """Open an ONNX file on each device of the settings.
+
+    Raises:
+        EngineError: as `open_session`.
+    """
+    path = Path(path)
+    devices = parse_devices(settings.device)
     header = read_header(path)  # a clear error for what is no model at all
+    require_weights(path)  # before ONNX Runtime reads any file
     load_runtime()
     if header.metadata.get("deepinside.autodiff") == "ort-training":
         require_training(path)
-    if device.kind == "auto":
-        session = _open_best(path, settings)
-    else:
-        require_provider(device)
-        session = _open_on(path, device, settings)
-    _report_placement(session, settings)
-    return session
+    # An ascent goes from state to state in one queue; batches of pictures need no order.
+    one_stream = header.metadata.get("deepinside.task") == "visualization"
+    if devices[0].kind == "auto":
+        return (_open_best(path, settings, one_stream=one_stream),)
+    if devices[0].index == ALL:
+        return tuple(_open_all(path, devices[0], settings, one_stream=one_stream))
+    return tuple(_open_on(path, device, settings, one_stream=one_stream) for device in devices)
 
 
-def _open_best(path: Path, settings: SessionSettings) -> Session:
+def _open_best(path: Path, settings: SessionSettings, *, one_stream: bool) -> Session:
     if CUDA in load_runtime().get_available_providers():
         try:
-            session = _open_on(path, Device("cuda"), settings)
+            session = _open_on(path, Device("cuda"), settings, one_stream=one_stream)
         except ProviderError as error:
             _log.info("device auto: %s", error)
         else:
             _log.info("device auto: running on %s", session.device)
             return session
     _log.info("device auto: running on cpu")
-    return _open_on(path, Device("cpu"), settings)
+    return _open_on(path, Device("cpu"), settings, one_stream=one_stream)
 
 
-def _open_on(path: Path, device: Device, settings: SessionSettings) -> Session:
-    runtime = load_runtime()
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3  # its warnings concern the optimiser, not the user
-    if settings.threads is not None:
-        options.intra_op_num_threads = settings.threads
-    if not settings.spinning:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not settings.optimize:
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    providers: list[Any] = [CPU]
-    if device.kind == "cuda":
+def _open_all(
+    path: Path, devices: Device, settings: SessionSettings, *, one_stream: bool
+) -> list[Session]:
+    """A session on each GPU: on the first one, and on others until there is no such GPU."""
+    sessions: list[Session] = []
+    while True:
+        device = Device(devices.kind, len(sessions))
+        try:
+            sessions.append(_open_on(path, device, settings, one_stream=one_stream))
+        except ProviderError as error:
+            if not sessions or not any(words in str(error).lower() for words in _NO_SUCH_GPU):
+                raise
+            return sessions
+
+
+def _open_on(path: Path, device: Device, settings: SessionSettings, *, one_stream: bool) -> Session:
+    settings.require_possible(device)
+    require_provider(device)
+    options = session_options(device, settings)
+    if device.on_gpu:
         preload_libraries()
-        # Recorded for the report of nodes that left the GPU; older runtimes ignore the entry.
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        cuda = {"device_id": str(device.index), "use_tf32": str(int(settings.tf32))}
-        providers = [(CUDA, cuda), CPU]
-    try:
-        raw = runtime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
-    except runtime_errors() as error:
-        text = str(error).strip()
-        if "CUDA" in text or "cuDNN" in text or "CUBLAS" in text:
-            raise ProviderError(
-                str(device),
-                f"CUDA failed while the file was opened ({text.partition(chr(10))[0]})",
-                "choose a GPU that nvidia-smi lists, or use the device cpu",
-            ) from error
-        if "NOT_IMPLEMENTED" in text:
-            # Mostly bfloat16, for which the CPU has few kernels.
-            raise ModelFileError(
-                f"ONNX Runtime has no kernel on the device {device} for an operator of {path} in "
-                f"its number type ({text.partition(chr(10))[0]}): use another --device, or export "
-                "a float32 version of the classifier."
-            ) from error
-        raise ModelFileError(f"ONNX Runtime can't open {path}: {text}") from error
-    raw.disable_fallback()
-    wanted = CUDA if device.kind == "cuda" else CPU
-    if wanted not in raw.get_providers():
-        raise load_failure(device)
-    return Session(path, device, raw)
-
-
-def _nodes_off_device(raw: Any) -> tuple[PlacedNode, ...] | None:
-    if not hasattr(raw, "get_provider_graph_assignment_info"):
-        return None
-    return tuple(
-        PlacedNode(node.name, node.op_type, part.ep_name)
-        for part in raw.get_provider_graph_assignment_info()
-        if part.ep_name != CUDA
-        for node in part.get_nodes()
-    )
-
-
-def _report_placement(session: Session, settings: SessionSettings) -> None:
-    if session.off_device is None:
-        if settings.strict:
-            raise ProviderError(
-                str(session.device),
-                "this ONNX Runtime can't tell which nodes left the device, as strict needs",
-                "update onnxruntime-gpu, or do without strict",
+    providers = provider_list(device, settings, one_stream=one_stream)
+    runtime = load_runtime()
+    copies = None
+    with tempfile.TemporaryDirectory(prefix="deepinside-") as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        # TensorRT's engines can't be written as nodes.
+        if settings.strict and device.kind == "cuda":
+            options.optimized_model_filepath = str(optimised)
+        try:
+            raw = runtime.InferenceSession(
+                str(path), options, providers=providers, enable_fallback=0
             )
-        return
-    if not session.off_device:
-        return
-    nodes = ", ".join(f"{node.op_type} {node.name!r}" for node in session.off_device)
-    if settings.strict:
-        raise ProviderError(
-            str(session.device),
-            f"{len(session.off_device)} nodes of {session.path.name} run on the CPU ({nodes})",
-            "do without strict, or export the file again with a newer deepinside",
+        except runtime_errors() as error:
+            raise _opening_failed(path, device, error) from error
+        if optimised.exists():
+            copies = count_copies(optimised)
+    raw.disable_fallback()
+    if device.provider not in raw.get_providers():
+        raise load_failure(device)
+    if device.kind == "tensorrt":
+        _require_share(raw, device, path)
+    session = Session(path, device, raw, cuda_graph=settings.cuda_graph, copies=copies)
+    report(device, path.name, session.off_device, copies, strict=settings.strict)
+    return session
+
+
+def _is_out_of_memory(text: str) -> bool:
+    return any(words in text.lower() for words in _OUT_OF_MEMORY)
+
+
+def _opening_failed(path: Path, device: Device, error: Exception) -> Exception:
+    """What it means that ONNX Runtime did not open a file."""
+    text = str(error).strip()
+    if "graph capture" in text:
+        return ProviderError(
+            str(device),
+            f"{path.name} can't be recorded as a CUDA graph ({text.rpartition(':')[2].strip()})",
+            "do without CUDA graphs, or export the classifier again with a newer deepinside",
         )
-    _log.warning("%d nodes left %s: %s", len(session.off_device), session.device, nodes)
+    if _is_out_of_memory(text):
+        return OutOfMemoryError(
+            f"the memory of {device} does not hold {path.name}: free some, or choose another."
+        )
+    if "TensorRT libraries" in text:
+        return load_failure(device)
+    if device.on_gpu and any(word in text for word in ("device ID", "CUDA", "cuDNN", "CUBLAS")):
+        first = text[max(text.find("Invalid device ID"), 0) :].partition("\n")[0]
+        return ProviderError(
+            str(device),
+            f"CUDA failed while the file was opened ({first})",
+            "choose a GPU that nvidia-smi lists, or use the device cpu",
+        )
+    if "NOT_IMPLEMENTED" in text:
+        # Mostly bfloat16, for which the CPU has few kernels.
+        return ModelFileError(
+            f"ONNX Runtime has no kernel on the device {device} for an operator of {path} in "
+            f"its number type ({text.partition(chr(10))[0]}): use another --device, or export "
+            "a float32 version of the classifier."
+        )
+    return ModelFileError(f"ONNX Runtime can't open {path}: {text}")
+
+
+def _require_share(raw: Any, device: Device, path: Path) -> None:
+    """Refuse a TensorRT session in which TensorRT runs nothing."""
+    counts = providers_of_nodes(raw)
+    if counts is None:
+        return
+    if not counts[device.provider]:
+        raise ProviderError(
+            str(device),
+            f"TensorRT takes none of the {counts.total()} nodes of {path.name}",
+            "use the device cuda",
+        )
+    _log.info("%s: nodes by provider %s", device, dict(counts))
 
 
 def _tensor_info(item: Any) -> TensorInfo:

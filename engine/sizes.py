@@ -6,13 +6,14 @@ from typing import Literal
 
 from deepinside.engine.errors import SettingError
 from deepinside.engine.inputs import InputSpec
+from deepinside.engine.record import MAX_SIDE
 
 __all__ = ["PictureSize", "chosen_size"]
 
 # (H, W), the same as the text "HxW", one number for both, or each picture's own size.
 PictureSize = Sequence[int] | int | str
 
-_TEXT = re.compile(r"(\d+)(?:x(\d+))?")
+_TEXT = re.compile(r"(\d{1,9})(?:x(\d{1,9}))?", re.ASCII)
 
 
 def chosen_size(
@@ -48,10 +49,10 @@ def chosen_size(
 def _numbers(size: PictureSize) -> tuple[int, int]:
     match = _TEXT.fullmatch(str(size)) if isinstance(size, (str, int)) else None
     pair = [int(text) for text in match.groups(match[1])] if match else size
-    if isinstance(pair, (str, int)) or len(pair) != 2 or min(pair) < 1:
+    if isinstance(pair, (str, int)) or len(pair) != 2 or min(pair) < 1 or max(pair) > MAX_SIDE:
         raise SettingError(
             f"the size {size!r} is not possible; write HxW such as 480x640 (height first), one "
-            "number for both, or original."
+            f"number for both, at most {MAX_SIDE} each, or original."
         )
     return int(pair[0]), int(pair[1])
 

@@ -1,13 +1,18 @@
 """The state of an ascent on its way, to go on from after an interruption."""
 
+import io
 import json
+import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from deepinside.engine.errors import SettingError
@@ -16,6 +21,24 @@ from deepinside.engine.goals import Goal
 from deepinside.engine.results import Snapshot
 
 __all__ = ["AscentState", "load_state", "save_state"]
+
+
+# Bytes; a state of one picture has some megabytes, with all its snapshots some hundred.
+_LARGEST = 1 << 31
+# What zip files, arrays and JSON of strangers are known to lead to.
+_UNREADABLE = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +79,20 @@ class AscentState:
                 "ones, or start anew."
             )
 
+    def require_parts(self, like: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
+        """Refuse arrays that the step's graph does not take.
+
+        Args:
+            like: part -> shape and type.
+
+        Raises:
+            SettingError: parts are missing, more than wanted, or of another shape or type.
+        """
+        if {name: (part.shape, part.dtype) for name, part in self.parts.items()} != dict(like):
+            raise SettingError(
+                f"the state at step {self.step} does not fit the model: start anew, without it."
+            )
+
 
 def save_state(path: Path, state: AscentState) -> None:
     """Write a state as .npz.
@@ -83,28 +120,62 @@ def save_state(path: Path, state: AscentState) -> None:
 
 
 def load_state(path: Path) -> AscentState:
-    """Read a state.
+    """Read a state; nothing in the file is run.
 
     Raises:
         SettingError: the file is missing or holds no state.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
-            arrays = dict(data)
-        facts = json.loads(arrays.pop("facts").tobytes())
-        pictures = list(arrays.pop("snapshots")) or [None] * len(facts["snapshot_steps"])
-        return AscentState(
-            goal=Goal(tuple((int(index), float(weight)) for index, weight in facts["goal"])),
-            step=int(facts["step"]),
-            scores=tuple(float(score) for score in arrays.pop("scores")),
-            score_steps=tuple(facts["score_steps"]),
-            snapshots=tuple(
-                Snapshot(step, picture)
-                for step, picture in zip(facts["snapshot_steps"], pictures, strict=True)
-            ),
-            settings=facts["settings"],
-            source=str(facts["source"]),
-            parts={name.removeprefix("state_"): value for name, value in arrays.items()},
-        )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        if path.stat().st_size > _LARGEST or not path.is_file():
+            raise ValueError("it is no file, or too large")
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
+                raise ValueError("it is too large")
+            arrays = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            return _state({name: _array(archive.read(entry)) for name, entry in arrays.items()})
+    except _UNREADABLE as error:
         raise SettingError(f"{path} holds no state of an ascent ({error}).") from error
+
+
+def _array(content: bytes) -> NDArray[Any]:
+    """An array of plain numbers, of no other size than it says."""
+    stream = io.BytesIO(content)
+    version = npy.read_magic(stream)
+    header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = header(stream)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+        raise ValueError("an array is not as large as it says")
+    stream.seek(0)
+    array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
+    return array
+
+
+def _state(arrays: dict[str, NDArray[Any]]) -> AscentState:
+    facts = json.loads(arrays.pop("facts").tobytes())
+    pictures = list(arrays.pop("snapshots")) or [None] * len(facts["snapshot_steps"])
+    if not all(picture is None or _is_picture(picture) for picture in pictures):
+        raise ValueError("its snapshots are no pictures")
+    settings = facts["settings"]
+    if not isinstance(settings, dict):
+        raise TypeError("its settings are no table")
+    scores = tuple(float(score) for score in arrays.pop("scores"))
+    steps = tuple(int(step) for step in facts["score_steps"])
+    if len(scores) != len(steps) or int(facts["step"]) < 0:
+        raise ValueError("its scores do not fit its steps")
+    return AscentState(
+        goal=Goal(tuple((int(index), float(weight)) for index, weight in facts["goal"])),
+        step=int(facts["step"]),
+        scores=scores,
+        score_steps=steps,
+        snapshots=tuple(
+            Snapshot(int(step), picture)
+            for step, picture in zip(facts["snapshot_steps"], pictures, strict=True)
+        ),
+        settings=settings,
+        source=str(facts["source"]),
+        parts={name.removeprefix("state_"): value for name, value in arrays.items()},
+    )
+
+
+def _is_picture(array: NDArray[Any]) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3

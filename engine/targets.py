@@ -12,7 +12,7 @@ from deepinside.engine.errors import TargetError
 
 __all__ = ["TargetPlan", "find_class", "plan_targets"]
 
-_TOP = re.compile(r"top-?(\d+)", re.IGNORECASE)
+_TOP = re.compile(r"top-?(\d{1,9})", re.IGNORECASE | re.ASCII)
 _SHOWN = 8
 
 
@@ -107,7 +107,7 @@ def find_class(spec: int | str, contract: Contract) -> int:
     classes = contract.num_classes
     if isinstance(spec, bool) or not isinstance(spec, (int, np.integer, str)):
         raise TargetError(f"a target is an index or a text, not {spec!r}.")
-    if not isinstance(spec, str) or re.fullmatch(r"[+-]?\d+", spec.strip()):
+    if not isinstance(spec, str) or re.fullmatch(r"[+-]?\d{1,18}", spec.strip(), re.ASCII):
         index = int(spec)
         if not 0 <= index < classes:
             raise TargetError(f"there is no class {index}; possible: 0 to {classes - 1}.")

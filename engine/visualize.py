@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from deepinside.engine.ascent import open_ascent
+from deepinside.engine.ascent import open_ascent, state_like
 from deepinside.engine.errors import DivergenceError, SettingError, TaskError
 from deepinside.engine.goals import Goal
 from deepinside.engine.inputs import ImageLike, InputSpec, prepare
@@ -89,6 +89,9 @@ def ascend(
     if resume:
         for state, goal in zip(resume, goals, strict=True):
             state.require(goal, asdict(settings), spec.contract.source_sha256)
+            state.require_parts(state_like(spec, starts[0]))
+            if state.score_steps != resume[0].score_steps:
+                raise SettingError("the states are of different ascents: go on with one at a time.")
         begun = _stacked([*resume, *[resume[-1]] * (len(padded) - count)])
         table = np.array([state.scores for state in resume])
         curve = [(step, table[:, i]) for i, step in enumerate(resume[0].score_steps)]

@@ -1,5 +1,6 @@
 """Turns image classifiers into ONNX files with an appended input-gradient graph."""
 
+from deepinside.exporters.averaging import GraphMethod
 from deepinside.exporters.errors import (
     ClassifierError,
     ExportError,
@@ -22,6 +23,7 @@ __all__ = [
     "ExportError",
     "ExportReport",
     "GradientError",
+    "GraphMethod",
     "GraphOptions",
     "Layer",
     "MissingPackageError",

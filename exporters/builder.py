@@ -21,7 +21,7 @@ from deepinside.exporters.shapes import Shape, Shapes, broadcast, is_one, static
 __all__ = ["Builder", "Operand", "OptimizeFor"]
 
 Operand = ir.Value | float | int | Sequence[int] | np.ndarray | None
-OptimizeFor = Literal["any", "cpu"]
+OptimizeFor = Literal["any", "cpu", "cuda"]
 
 _BOOLEAN = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or"}
 _INTEGER = {"Shape", "Size", "ArgMax", "ArgMin"}
@@ -145,6 +145,26 @@ class Builder:
                 self.shapes.record(value, shape, constant)
         self.graph.append(node)
 
+    def further_outputs(self, node: ir.Node, count: int) -> Sequence[ir.Value]:
+        """All outputs of a forward node, of which it had the first only or all already."""
+        known = len(node.outputs)
+        if known < count:
+            node.resize_outputs(count)
+        for index, output in enumerate(node.outputs[known:], known):
+            output.name = self.unique_name(f"{node.name}:{index}")
+            output.type = node.outputs[0].type
+        return node.outputs
+
+    def replace(self, node: ir.Node, value: ir.Value) -> None:
+        """Put an emitted value in the place of a forward node's only output, under its name."""
+        old = node.outputs[0]
+        name = old.name
+        value.type, value.shape = old.type, old.shape
+        self.shapes.record(value, self.shapes.known(old))
+        ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+        self.graph.remove(node, safe=True)
+        value.name = name
+
     def constant(self, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
         """An initializer with this value; equal ones are stored once."""
         kind = ir.DataType.from_numpy(array.dtype) if dtype is None else dtype
@@ -180,6 +200,21 @@ class Builder:
         step = self.step(x, 0.0)
         return self.mask(self.Greater(x, 0.0), x) if step is None else step
 
+    def keep(self, g: ir.Value, x: ir.Value) -> ir.Value:
+        """G where x > 0, else 0."""
+        if self.optimize_for == "cuda":
+            return self.where(self.Greater(x, 0.0), g)
+        return self.Mul(g, self.positive(x))
+
+    def where(self, condition: ir.Value, g: ir.Value) -> ir.Value:
+        """G where a condition holds, else 0.
+
+        Two passes over memory with Where, three with Cast and Mul; on CPUs Where is 9 times slower.
+        """
+        if self.optimize_for != "cuda":
+            return self.Mul(g, self.mask(condition, g))
+        return self.Where(condition, g, self.constant(np.array(0.0), g.dtype))
+
     def step(self, x: ir.Value, bound: float, *, below: bool = False) -> ir.Value | None:
         """1 where x is above (or below) a bound, else 0, in one node; None where that does not pay.
 
@@ -198,18 +233,38 @@ class Builder:
             return self.HardSigmoid(x, alpha=-1.0, beta=1.0)  # keeps the blocked layout, as `step`
         return self.Sub(1.0, x)
 
+    def can_block(self, shape: Shape, x: ir.Value) -> bool:
+        """Whether forms for ONNX Runtime's blocked layout pay: on CPUs, in whole blocks."""
+        channels = static(shape[1]) if len(shape) == 4 else None
+        wanted = self.optimize_for == "cpu" and x.dtype == ir.DataType.FLOAT
+        return wanted and channels is not None and channels % _BLOCK == 0
+
     def blocked(self, x: ir.Value, shape: Shape) -> ir.Value:
         """X itself, on CPUs through a MaxPool of single values, which does nothing.
 
         It brings ONNX Runtime back into its blocked layout behind an operator that left it: pooling
         enters that layout, and Add and Mul stay where both of their inputs are in it.
         """
-        channels = static(shape[1]) if len(shape) == 4 else None
-        if self.optimize_for != "cpu" or x.dtype != ir.DataType.FLOAT:
-            return x
-        if channels is None or channels % _BLOCK:
+        if not self.can_block(shape, x):
             return x
         result = self.MaxPool(x, kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4)
+        self.shapes.record(result, shape)
+        return result
+
+    def affine(self, x: ir.Value | None, factor: float, shift: float, shape: Shape) -> ir.Value:
+        """`factor * X + shift` as a Conv, which keeps the blocked layout and takes in an Add."""
+        channels = static(shape[1])
+        assert channels is not None
+        result = self.Conv(
+            x,
+            np.full((channels, 1, 1, 1), factor),
+            np.full(channels, shift),
+            group=channels,
+            kernel_shape=[1, 1],
+            strides=[1, 1],
+            dilations=[1, 1],
+            pads=[0] * 4,
+        )
         self.shapes.record(result, shape)
         return result
 

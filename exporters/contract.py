@@ -14,10 +14,11 @@ from deepinside.exporters.errors import ExportError
 __all__ = ["CONTRACT_VERSION", "check_record", "free_names", "metadata"]
 
 # A file says the lowest version that describes it: clients of version 1 can read all but flat
-# ones (2), the natural step and loops (3).
+# ones (2), the natural step and loops (3), and saliency methods in the file (4).
 CONTRACT_VERSION = "1"
 _FLAT_VERSION = "2"
 _NATURAL_VERSION = "3"
+_METHOD_VERSION = "4"
 
 _PREFIX = "deepinside."
 _RECORD_KEYS = {
@@ -36,6 +37,8 @@ _CHOICES = {
     "channel_order": ("RGB", "BGR", "L"),
 }
 _RANGES = ([0, 255], [0, 1])
+# Of an input, pixels, as the engine takes them.
+_MAX_SIDE = 16384
 
 
 def free_names(parts: Iterable[str], taken: Iterable[str | None]) -> dict[str, str]:
@@ -105,6 +108,8 @@ def metadata(
 
 
 def _version(picture: Sequence[int] | None, others: Mapping[str, str]) -> str:
+    if "method" in others:
+        return _METHOD_VERSION
     if others.get("step_rule") == "natural" or "loop" in others:
         return _NATURAL_VERSION
     return CONTRACT_VERSION if picture is None else _FLAT_VERSION
@@ -158,7 +163,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_length(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_SIDE
 
 
 def _numbers(value: object, length: int, fits: Callable[[Any], bool] = _is_number) -> bool:

@@ -7,6 +7,7 @@ __all__ = [
     "MissingPackageError",
     "MissingRuleError",
     "ScoreError",
+    "innermost",
 ]
 
 
@@ -70,3 +71,10 @@ class MissingRuleError(GradientError):
         """Keep the list of supported operators."""
         self.supported = supported
         super().__init__(operator, version, node, message)
+
+
+def innermost(error: BaseException) -> str:
+    """What the first cause of an error says, in one line: libraries wrap theirs in long prints."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:400] or type(error).__name__

@@ -1,5 +1,6 @@
 """The two exports: a classifier becomes a saliency file or a visualization file."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import onnx_ir as ir
 
+from deepinside.exporters.averaging import GraphMethod, average_gradients
+from deepinside.exporters.boundary import explains_broken
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.loop import wrap_in_loop
 from deepinside.exporters.natural import INPUTS, OUTPUTS, STATE, add_natural_step
@@ -21,12 +24,14 @@ SALIENCY_OUTPUTS = ("score", "target_index", "gradient", "saliency")
 StepRule = Literal["plain", "normalized", "natural"]
 
 
+@explains_broken
 def export_saliency(
     classifier: Any,
     output: str | Path,
     *,
     target_input: str = "optional",
-    outputs: Sequence[str] = SALIENCY_OUTPUTS,
+    outputs: Sequence[str] | None = None,
+    method: str | GraphMethod = "vanilla",
     preprocessing: Mapping[str, Any] | None = None,
     labels: Sequence[str] | None = None,
     licence: str | None = None,
@@ -41,7 +46,11 @@ def export_saliency(
             `timm:NAME`; `open_classifier` lists them.
         output: path of the file to write; see docs/file-contract.md for what is in it.
         target_input: `optional` (default top-1), `required` or `fixed:INDEX`.
-        outputs: which of `score`, `target_index`, `gradient`, `saliency` to write.
+        outputs: which of `score`, `target_index`, `gradient`, `saliency` to write; None for all.
+            With a method, `attribution` stands in place of `gradient`, and integrated gradients
+            have `completeness_gap` and `baseline_score` too.
+        method: `vanilla` (the gradient), `smoothgrad` or `integrated-gradients`, the whole of it
+            as a Loop in the file; or a `GraphMethod` with its settings.
         preprocessing: how a picture becomes the input, a record as in docs/file-contract.md.
         labels: one name per class.
         licence: licence of the weights.
@@ -56,12 +65,15 @@ def export_saliency(
     The map is the one of Simonyan et al. 2014, section 3.
     """
     started = time.perf_counter()
-    unknown = set(outputs) - set(SALIENCY_OUTPUTS)
+    averaged = GraphMethod(method) if isinstance(method, str) and method != "vanilla" else method  # type: ignore[arg-type]
+    possible = averaged.outputs if isinstance(averaged, GraphMethod) else SALIENCY_OUTPUTS
+    outputs = possible if outputs is None else outputs
+    unknown = set(outputs) - set(possible)
     if unknown or not outputs:
-        raise ExportError(
-            f"outputs can be {', '.join(SALIENCY_OUTPUTS)}, not {sorted(unknown) or 'none'}."
-        )
+        raise ExportError(f"outputs can be {', '.join(possible)}, not {sorted(unknown) or 'none'}.")
     fixed = _fixed_target(target_input)
+    if isinstance(averaged, GraphMethod) and options.get("autodiff", "standard") != "standard":
+        raise ExportError("methods in the file go with autodiff standard only.")
     stage = Stage.open(classifier, options, preprocessing)
     parts = [*([] if fixed is not None else ["target"]), *outputs]
     names = stage.free_names(parts)
@@ -70,22 +82,22 @@ def export_saliency(
         if fixed is None
         else fixed
     )
-    selected, gradient = stage.differentiate(target)
-    results = {
-        "score": stage.like_image(selected.score),
-        "target_index": selected.index,
-        "gradient": gradient,
-        "saliency": stage.saliency(gradient),
-    }
+    extra: dict[str, str] = {"target_input": target_input}
+    if isinstance(averaged, GraphMethod):
+        selected, results = average_gradients(stage, target, averaged)
+        extra["method"] = json.dumps(averaged.settings)
+    else:
+        selected, gradient = stage.differentiate(target)
+        results = {"gradient": gradient, "saliency": stage.saliency(gradient)}
+    results |= {"score": stage.like_image(selected.score), "target_index": selected.index}
     for part in outputs:
         stage.add_output(results[part], names[part], stage.output_shape(part))
     names |= {"image": str(stage.image.value.name), "class_scores": stage.class_scores_output()}
-    stage.model.metadata_props.update(
-        stage.metadata("saliency", names, labels, licence, target_input=target_input)
-    )
+    stage.model.metadata_props.update(stage.metadata("saliency", names, labels, licence, **extra))
     return stage.write(Path(output), "saliency", names, started)
 
 
+@explains_broken
 def export_visualization(
     classifier: Any,
     output: str | Path,

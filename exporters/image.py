@@ -3,6 +3,7 @@
 A vector of features can be a picture too, ravelled row by row, pixel by pixel, channel by channel.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,8 @@ Layout = Literal["NCHW", "NHWC", "flat"]
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _CHANNEL_COUNTS = (1, 3, 4)
+# Of an input: more can't be indexed by many kernels, and need gigabytes.
+_MOST_NUMBERS = 2**31
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,11 @@ def find_image(
             f"the image input {chosen.name!r} holds integers ({_type(chosen)}), with respect to "
             "which there is no gradient; export the classifier from its float tensor on, and "
             "leave the conversion of pixels to the preprocessing record."
+        )
+    sizes = [size for size in chosen.shape.dims if isinstance(size, int)] if chosen.shape else []
+    if any(size < 1 for size in sizes) or math.prod(sizes) > _MOST_NUMBERS:
+        raise ClassifierError(
+            f"the image input {chosen.name!r} ({_type(chosen)}) has a size that no picture has."
         )
     if _rank(chosen) == 2 and layout in (None, "flat"):
         return ImageInput(chosen, "flat", _flat_picture(chosen, size))

@@ -77,14 +77,14 @@ def add_natural_step(stage: Stage, names: Mapping[str, str]) -> None:
     selected = select_mix(op, table, stage.scores.classes, inputs["target"], inputs["weights"])
     square = op.reduce("ReduceSum", op.Mul(picture, picture), [1, 2, 3], keepdims=False)
     penalties = [(roughness(op, pixels), "total_variation"), (square, "l2")]
-    batch = [(value, _like_batch(op, value, inputs[part])) for value, part in penalties]
-    (gradient,) = sweep(
-        op, [(table, selected.seed), *batch], [inputs["spectrum"]], stage.options.relu
-    )
+    seeds = [(value, _like_batch(op, value, inputs[part])) for value, part in penalties]
+    seeds.insert(0, (table, selected.seed))
+    scaled = [(value, stage.scaled(seed)) for value, seed in seeds]
+    (gradient,) = sweep(op, scaled, [inputs["spectrum"]], stage.options.relu)
     op.scope = "deepinside"
     assert gradient is not None
     results = {
-        **_adam(op, gradient, inputs, now, shape),
+        **_adam(op, stage.unscaled(gradient), inputs, now, shape),
         "image": shown,
         "score": stage.like_image(selected.score),
     }
@@ -137,7 +137,10 @@ def _add_inputs(
 
 def _now(op: Builder, schedule: ir.Value, step: ir.Value) -> _Now:
     """The step's row; steps beyond the last row take the last one."""
-    last = op.Sub(op.Gather(op.Shape(schedule), 0, axis=0), 1)
+    # Counted, not read off by Shape: GPUs leave sizes, and all that depends on them, to the host.
+    column = op.Slice(schedule, [0], [1], [1])
+    ones = op.Cast(op.Equal(column, column), to=ir.DataType.INT64)
+    last = op.Sub(op.reduce("ReduceSum", ones, [0, 1], keepdims=False), 1)
     row = op.Gather(schedule, op.Min(step, last), axis=0)
     op.shapes.record(row, (op.shapes.dim(8),))
     parts = [op.Slice(row, [start], [end], [0]) for start, end in ((0, 6), (6, 7), (7, 8))]

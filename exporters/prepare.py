@@ -36,7 +36,7 @@ def prepare(model: ir.Model) -> ir.Model:
     """
     name_default_domain(model)
     opset = model.graph.opset_imports.get("", model.opset_imports.get(""))
-    if opset is None:
+    if opset is None or opset < 1:
         raise ClassifierError("the classifier imports no opset of ONNX's default domain.")
     if opset > onnx.defs.onnx_opset_version():
         raise ClassifierError(

@@ -128,8 +128,12 @@ def find_rule(node: ir.Node, opset: int) -> Rule:
             place,
             node.version or 0,
             str(node.name),
-            "operators outside ONNX's default domain have no gradient rule; export the classifier "
-            "without fused or custom operators.",
+            (
+                "operators outside ONNX's default domain have no gradient rule"
+                if node.domain
+                else "ONNX has no such operator"
+            )
+            + "; export the classifier without fused or custom operators.",
             supported,
         )
     version = onnx.defs.get_schema(node.op_type, opset, "").since_version

@@ -11,8 +11,14 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 
+from deepinside.exporters.boundary import (
+    require_bounded,
+    require_embedded,
+    require_whole,
+    settle_external,
+)
 from deepinside.exporters.classical import without_dictionaries
-from deepinside.exporters.errors import ClassifierError
+from deepinside.exporters.errors import ClassifierError, innermost
 from deepinside.exporters.frontdoor import Opened, refuse
 
 __all__ = ["DOORS", "Source", "open_classifier"]
@@ -195,9 +201,9 @@ def _from_proto(proto: onnx.ModelProto) -> Source:
             f"the model can't be serialised ({error}); save it with external data and give its "
             "path."
         ) from error
-    return Source(
-        _deserialise(proto, "the model"), hashlib.sha256(content).hexdigest(), len(content)
-    )
+    require_embedded(proto)
+    digest = hashlib.sha256(content).hexdigest()
+    return Source(_deserialise(proto, "the model"), digest, len(content))
 
 
 def _from_file(path: Path) -> Source:
@@ -212,6 +218,8 @@ def _from_file(path: Path) -> Source:
             f"{path} is not an ONNX file; give it as {_DOOR_FILES[path.suffix]}:{path}."
         )
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise ClassifierError(f"{path} is not a file.")
         content = path.read_bytes()
     except OSError as error:
         raise ClassifierError(f"can't read the classifier {path}: {error.strerror}.") from error
@@ -224,46 +232,20 @@ def _from_file(path: Path) -> Source:
     if not proto.graph.node:
         raise ClassifierError(f"{path} is not an ONNX file, or holds an empty graph.")
     digests, size = [hashlib.sha256(content)], len(content)
-    model = _deserialise(proto, str(path))
-    ir.external_data.set_base_dir(model.graph, path.parent)
-    for data in _external_files(model, path):
+    for data in settle_external(proto, path):
         with data.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256"))
         size += data.stat().st_size
     whole = digests[0]
     if len(digests) > 1:
         whole = hashlib.sha256(b"".join(digest.digest() for digest in digests))
-    return Source(model, whole.hexdigest(), size)
+    return Source(_deserialise(proto, str(path)), whole.hexdigest(), size)
 
 
 def _deserialise(proto: onnx.ModelProto, name: str) -> ir.Model:
+    require_whole(proto, name)
+    require_bounded(proto, name)
     try:
         return ir.from_proto(without_dictionaries(proto))
     except (ir.serde.SerdeError, ValueError, KeyError, TypeError) as error:
-        raise ClassifierError(f"{name} is not a valid ONNX model: {error}") from error
-
-
-def _external_files(model: ir.Model, path: Path) -> list[Path]:
-    """The files with external weights: all there, and none outside the model's own folder."""
-    folder = path.parent.resolve()
-    found: dict[str, Path] = {}
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if not isinstance(tensor, ir.ExternalTensor):
-            continue
-        location = str(tensor.location)
-        if location in found:
-            continue
-        target = (folder / location).resolve()
-        if not target.is_relative_to(folder):
-            raise ClassifierError(
-                f"{path} keeps the weights {value.name!r} outside its own folder ({location!r}), "
-                "which is refused."
-            )
-        if not target.is_file():
-            raise ClassifierError(
-                f"{path} keeps the weights {value.name!r} in {location!r}, which is missing: put "
-                "that file beside it."
-            )
-        found[location] = target
-    return sorted(found.values())
+        raise ClassifierError(f"{name} is not a valid ONNX model: {innermost(error)}") from error

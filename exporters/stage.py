@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import onnx
 import onnx_ir as ir
 
 import deepinside.exporters.rules  # noqa: F401  (registers the gradient rules)
 from deepinside.exporters import contract, ort_training
+from deepinside.exporters.blocked import keep_blocked
+from deepinside.exporters.boundary import explains_broken
 from deepinside.exporters.builder import Builder, OptimizeFor
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.finish import finish
+from deepinside.exporters.folding import fold_factors
 from deepinside.exporters.gradient import backpropagate, path_between, reached_from
+from deepinside.exporters.half import GRADIENT_SCALE, to_half
 from deepinside.exporters.image import ImageInput, Layout, find_image
 from deepinside.exporters.layers import Layer, layer_scores, list_layers
 from deepinside.exporters.prepare import prepare
@@ -30,9 +35,13 @@ from deepinside.exporters.score import (
 )
 from deepinside.exporters.shapes import probe_shapes
 from deepinside.exporters.source import Source, open_classifier
+from deepinside.exporters.splits import join_slices
 from deepinside.exporters.targets import Target, select_target
 
 Autodiff = Literal["standard", "ort-training"]
+Precision = Literal["float16"]
+
+_LARGEST_SCALE = 2**15  # float16 ends below the next
 
 __all__ = ["ExportReport", "GraphOptions", "Stage", "layers_of"]
 
@@ -83,8 +92,12 @@ class GraphOptions:
         relu: backward rule of ReLU: `gradient`, `deconvnet` or `guided`.
         autodiff: what builds the gradient: `standard` (this package, ONNX's own operators), or
             `ort-training` (onnxruntime-training's builder; the file runs on that runtime only).
-        optimize_for: `any` (forms that suit all runtimes and GPUs) or `cpu` (those that ONNX
-            Runtime runs fastest on CPUs); both are standard operators and run everywhere.
+        optimize_for: `any` (forms that suit all runtimes), `cpu` (those that ONNX Runtime runs
+            fastest on CPUs) or `cuda` (the fewest passes over memory, for its CUDA provider); all
+            are standard operators.
+        precision: `float16`: the network computes in float16, inputs and outputs stay as they are;
+            None: as the classifier does.
+        gradient_scale: with float16, power of two that keeps the gradient from underflow.
     """
 
     image_input: str | None = None
@@ -97,6 +110,8 @@ class GraphOptions:
     relu: ReluMode = "gradient"
     autodiff: Autodiff = "standard"
     optimize_for: OptimizeFor = "any"
+    precision: Precision | None = None
+    gradient_scale: int = GRADIENT_SCALE
 
     def __post_init__(self) -> None:
         """Refuse values outside the choices, which a caller without types can pass."""
@@ -106,12 +121,22 @@ class GraphOptions:
             ("relu", get_args(ReluMode)),
             ("autodiff", get_args(Autodiff)),
             ("optimize_for", get_args(OptimizeFor)),
+            ("precision", (None, *get_args(Precision))),
         ):
             if getattr(self, name) not in choices:
                 possible = ", ".join(str(choice) for choice in choices if choice)
                 raise ExportError(f"{name} can be {possible}, not {getattr(self, name)!r}.")
         if self.autodiff == "ort-training" and self.relu != "gradient":
             raise ExportError("autodiff ort-training knows the gradient of ReLU only.")
+        if self.autodiff == "ort-training" and self.precision is not None:
+            raise ExportError("precision float16 goes with autodiff standard only.")
+        scale = self.gradient_scale
+        if not 1 <= scale <= _LARGEST_SCALE or scale & (scale - 1):
+            raise ExportError(
+                f"gradient_scale can be a power of two from 1 to {_LARGEST_SCALE}, not {scale}."
+            )
+        if self.precision is None and scale != GRADIENT_SCALE:
+            raise ExportError("gradient_scale is for precision float16.")
         if self.layer is not None and (self.score_output or self.score != "logit"):
             raise ExportError("layer does not go with score_output or score probability.")
         if self.neuron is not None and self.layer is None:
@@ -121,6 +146,7 @@ class GraphOptions:
             raise ExportError(f"image_size can be (height, width) in pixels, not {size!r}.")
 
 
+@explains_broken
 def layers_of(classifier: Any, **options: Any) -> list[Layer]:
     """The layers of a classifier, whose channels `layer` can put in place of the classes.
 
@@ -133,6 +159,11 @@ def layers_of(classifier: Any, **options: Any) -> list[Layer]:
     """
     stage = Stage.open(classifier, dict(options), None)
     return list_layers(stage.model.graph, stage.op.shapes, stage.image.value)
+
+
+def _is_known(node: ir.Node) -> bool:
+    """Whether ONNX defines the operator."""
+    return not node.domain and onnx.defs.has(node.op_type)
 
 
 @dataclass(frozen=True)
@@ -184,10 +215,15 @@ class Stage:
         shapes = probe_shapes(model, size)
         image.keep_to(shapes.known(image.value))
         opset = model.graph.opset_imports[""]
+        if graph_options.precision is not None:
+            to_half(model, shapes)
         for node in model.graph:
-            if node.domain and any(shapes.known(output) is None for output in node.outputs):
+            if not _is_known(node) and any(shapes.known(o) is None for o in node.outputs):
                 find_rule(node, opset)  # complains: what follows a foreign operator is unknown
         op = Builder(model.graph, opset, shapes, graph_options.optimize_for)
+        join_slices(op)
+        if graph_options.optimize_for == "cpu":
+            keep_blocked(op)
         if graph_options.layer is None:
             scores = find_scores(model.graph, shapes, graph_options.score_output)
         else:
@@ -224,15 +260,28 @@ class Stage:
         table = self.score_table()
         selected = select_target(op, table, self.scores.classes, target)
         image = self.image.value
+        seed = self.scaled(selected.seed)
+        forward = list(op.graph)
         if self.options.autodiff == "ort-training":
-            gradient = ort_training.differentiate(
-                op, self.model, selected.seed, score=table, image=image
-            )
+            gradient = ort_training.differentiate(op, self.model, seed, score=table, image=image)
         else:
-            gradient = backpropagate(
-                op, selected.seed, score=table, image=image, relu=self.options.relu
-            )
-        return selected, gradient
+            gradient = backpropagate(op, seed, score=table, image=image, relu=self.options.relu)
+            fold_factors(op, forward, gradient)
+        return selected, self.unscaled(gradient)
+
+    def scaled(self, seed: ir.Value) -> ir.Value:
+        """A cotangent to begin with, large enough for float16 all the way."""
+        if self.options.precision is None:
+            return seed
+        result = self.op.Mul(seed, float(self.options.gradient_scale))
+        self.op.shapes.record(result, self.op.shapes.known(seed))
+        return result
+
+    def unscaled(self, gradient: ir.Value) -> ir.Value:
+        """A gradient of `scaled` cotangents as it is."""
+        if self.options.precision is None:
+            return gradient
+        return self.op.Mul(gradient, 1.0 / self.options.gradient_scale)
 
     def output_shape(self, part: str) -> ir.Shape:
         """Declared shape of an output, dynamic where the image's is."""
@@ -242,7 +291,8 @@ class Stage:
             return ir.Shape([sizes[0], *self.image.picture[:2]])
         if part == "saliency":
             del sizes[self.image.channel_axis]
-        return ir.Shape(sizes if part in ("gradient", "saliency") else sizes[:1])
+        whole = part in ("gradient", "attribution", "saliency")
+        return ir.Shape(sizes if whole else sizes[:1])
 
     def saliency(self, gradient: ir.Value) -> ir.Value:
         """The largest absolute gradient over the channels, `(N, H, W)`."""
@@ -288,6 +338,9 @@ class Stage:
             neuron = self.options.neuron
             place = None if neuron is None else list(neuron)
             others["layer"] = json.dumps({"name": self.options.layer, "neuron": place})
+        if self.options.precision is not None:
+            others["precision"] = self.options.precision
+            others["gradient_scale"] = str(self.options.gradient_scale)
         if self.straight_through:
             others["straight_through"] = str(self.straight_through)
         return contract.metadata(

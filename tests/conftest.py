@@ -1,9 +1,14 @@
 """Set-up shared by all tests."""
 
 import importlib.util
+import os
 import warnings
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each process has a core of its own
+    for library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(library, "1")
 
 
 def _make_torchvision_importable() -> object:

@@ -13,8 +13,8 @@ from engine_fixtures import RECORD, Recipe, write
 from PIL import Image
 
 from deepinside.cli.main import cli
-from deepinside.cli.slugs import class_slug, unique_stems
 from deepinside.engine import Engine, load_picture
+from deepinside.engine.batch.names import class_slug
 
 PARTS = ("saliency.npy", "heatmap.png", "overlay.png")
 
@@ -323,23 +323,66 @@ def test_class_slugs(index: int, label: str | None, slug: str) -> None:
     assert class_slug(index, label) == slug
 
 
-def test_stems() -> None:
-    stems = unique_stems({"A/x.png": "x", "b/X.png": "X", "y.png": "y" * 300, "z.png": "z"}, {})
-    assert len({stem.casefold() for stem in stems.values()}) == 4
-    assert stems["z.png"] == "z"
-    assert len(stems["y.png"]) < 140
-    assert unique_stems({"z.png": "z"}, {"z": "z.png"}) == {"z.png": "z"}
-    assert unique_stems({"z.png": "z"}, {"Z": "other.png"})["z.png"].startswith("z-")
-
-
 def test_methods_stand_beside_one_another(folder: Path) -> None:
     plain = run("a.png", "-t", "0").stdout.splitlines()
     others = run("a.png", "-t", "0", "--method", "input-x-gradient").stdout.splitlines()
     assert others == [f"deepinside-results/a.0-tabby.input-x-gradient.{part}" for part in PARTS]
     assert not np.allclose(np.load(plain[0]), np.load(others[0]))
     assert [record["method"] for record in manifest()] == [
-        {"name": "vanilla"},
+        {"name": "vanilla", "crops": 1},
         {"name": "input-x-gradient"},
     ]
     for arguments in ([], ["--method", "input-x-gradient"]):
         assert "1 kept" in run("a.png", "-t", "0", *arguments).stderr
+
+
+def test_drawing_does_not_change_the_numbers(folder: Path) -> None:
+    paths = run("a.png", "-t", "0").stdout.splitlines()
+    values, colours = np.load(paths[0]), load_picture(paths[1]).pixels
+    arguments = ["--signed", "--norm", "batch", "--colour-map", "berlin", "-o", "signed"]
+    drawn = run("a.png", "-t", "0", *arguments, "--json")
+    record = json.loads(drawn.stdout)
+    assert record["rendering"] == {"norm": "batch", "signed": True, "colour_map": "berlin"}
+    np.testing.assert_array_equal(np.load(record["maps"][0]["files"]["saliency"]), values)
+    assert (load_picture(record["maps"][0]["files"]["heatmap"]).pixels != colours).any()
+    # Drawn otherwise, the files are others: replaced on request only.
+    assert "(drawn otherwise)" in run("a.png", "-t", "0", "--colour-map", "viridis", code=1).stderr
+    run("a.png", "-t", "0", "--colour-map", "viridis", "--overwrite")
+    assert "1 kept" in run("a.png", "-t", "0", "--colour-map", "viridis").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--samples", "5"], "not a setting of the method vanilla"),
+        (["--method", "smoothgrad", "--noise", "-1"], "noise is -1"),
+        (["--method", "grad-cam"], "'grad-cam' is not one of"),
+        (["--colour-map", "nope"], "there is no colour map 'nope'"),
+        (["--level", "2"], "norm fixed"),
+        (["--method", "vargrad", "--signed"], "have no signs"),
+    ],
+)
+def test_impossible_methods_and_drawings(folder: Path, arguments: list[str], message: str) -> None:
+    assert message in run("a.png", *arguments, code=2).stderr
+
+
+def test_a_file_of_another_rule_says_what_to_do(folder: Path) -> None:
+    result = run("a.png", "--method", "guided-backprop", code=1)
+    assert "export the classifier again with --relu guided" in result.stderr
+    assert "Warning: the maps of guided-backprop are sharp" in result.stderr
+
+
+def test_integrals_are_in_the_manifest(folder: Path) -> None:
+    run("a.png", "-t", "0", "--method", "integrated-gradients", "--steps", "4")
+    (record,) = manifest()
+    assert record["method"] == {
+        "name": "integrated-gradients",
+        "steps": 4,
+        "quadrature": "gauss-legendre",
+        "baseline": "black",
+        "blur": 0.1,
+        "seed": 0,
+    }
+    (entry,) = record["maps"]
+    assert abs(entry["completeness_gap"]) < 1e-3
+    assert entry["baseline_score"] is not None

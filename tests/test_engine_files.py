@@ -31,9 +31,10 @@ from deepinside.engine import (
 from deepinside.engine import providers as providers_module
 from deepinside.engine import runtime as runtime_module
 from deepinside.engine import session as session_module
+from deepinside.engine.devices import parse_device
 from deepinside.engine.files import replacing, save_array, save_picture, save_text
 from deepinside.engine.modelfile import content_sha256, external_files, read_header
-from deepinside.engine.providers import PROBE_MODEL, parse_device
+from deepinside.engine.providers import PROBE_MODEL
 from deepinside.engine.record import parse_record
 from deepinside.engine.session import SessionSettings, open_session
 
@@ -60,7 +61,7 @@ def test_contract_has_every_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("contract_version", "4", "pip install --upgrade deepinside"),
+        ("contract_version", "5", "pip install --upgrade deepinside"),
         ("contract_version", "one", "not a positive number"),
         ("task", "dreaming", "not one of saliency, visualization"),
         ("task", None, "task of .* is missing"),
@@ -341,7 +342,7 @@ def test_nodes_that_left_the_gpu(
     assert "ConvTranspose 'conv/grad'" in caplog.text
     with pytest.raises(ProviderError, match=r"1 nodes of .* run on the CPU"):
         Engine(path, "cuda", strict=True)
-    monkeypatch.setattr(session_module, "_nodes_off_device", lambda raw: None)  # an older runtime
+    monkeypatch.setattr(session_module, "nodes_off_device", lambda raw: None)  # an older runtime
     assert Engine(path, "cuda").off_device is None
     with pytest.raises(ProviderError, match="can't tell"):
         Engine(path, "cuda", strict=True)

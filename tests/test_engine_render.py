@@ -1,10 +1,23 @@
 """Maps as pictures."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from deepinside.engine import Region, SettingError, heatmap, normalise, overlay
-from deepinside.engine.render import smooth
+from deepinside.engine import (
+    InputMaps,
+    Picture,
+    Region,
+    Rendering,
+    SaliencyMap,
+    SettingError,
+    heatmap,
+    normalise,
+    overlay,
+)
+from deepinside.engine.render import colour_table, smooth
 
 BLACK = (0, 0, 4)  # inferno's first colour
 
@@ -95,3 +108,89 @@ def test_smoothing_keeps_sums_and_constants() -> None:
     assert blurred.sum() == pytest.approx(1, rel=1e-5)
     assert blurred[15, 17] / blurred[15, 15] == pytest.approx(np.exp(-0.5), rel=1e-3)
     np.testing.assert_array_equal(smooth(point, 0), point.astype(np.float32))
+
+
+def result(values: NDArray[Any], signed: NDArray[Any] | None = None) -> SaliencyMap:
+    height, width = values.shape
+    return SaliencyMap(
+        saliency=values.astype(np.float32),
+        gradient=None,
+        score=None,
+        probability=1.0,
+        index=0,
+        label=None,
+        source="x",
+        region=Region(0, 0, 2 * width, 2 * height),
+        size=(2 * height, 2 * width),
+        signed=signed,
+    )
+
+
+def item(*maps: SaliencyMap) -> InputMaps:
+    picture = Picture(np.full((12, 16, 3), 90, np.uint8), "x")
+    return InputMaps("x", 0, picture, maps)
+
+
+def test_norms_say_what_the_end_of_the_scale_is() -> None:
+    strong, weak = np.linspace(0, 4, 48).reshape(6, 8), np.linspace(0, 1, 48).reshape(6, 8)
+    maps = item(result(strong), result(weak))
+    table = colour_table("inferno")
+
+    def level(each: SaliencyMap, **settings: Any) -> float:
+        """How far up the scale the map's largest value is drawn."""
+        colours = Rendering(percentile=100, **settings).heatmap(each, maps)
+        return float(np.argmax((table == colours[-1, -1]).all(axis=1))) / 255
+
+    first, second = maps.maps
+    assert [level(first), level(second)] == [1, 1]
+    assert [level(first, norm="batch"), level(second, norm="batch")] == [
+        1,
+        pytest.approx(0.25, abs=0.01),
+    ]
+    assert level(second, norm="fixed", level=2.0) == pytest.approx(0.5, abs=0.01)
+    assert level(second, norm="none") == 1
+    assert level(first, norm="fixed", level=40.0) == pytest.approx(0.1, abs=0.01)
+
+
+def test_signs_have_two_colours_around_a_light_middle() -> None:
+    signed = np.zeros((6, 8), np.float32)
+    signed[0, 0], signed[5, 7] = 3, -3
+    each = result(np.abs(signed), signed)
+    colours = Rendering(signed=True, percentile=100).heatmap(each, item(each)).astype(int)
+    assert colours[3, 3].min() > 200
+    assert colours[0, 0, 0] > colours[0, 0, 2]  # vik: brown above, blue below
+    assert colours[5, 7, 2] > colours[5, 7, 0]
+    laid = Rendering(signed=True, smoothing=0, upsampling="nearest").overlay(each, item(each))
+    assert (laid[5:7, 5:7] == 90).all()
+    assert (laid[0, 0] != 90).any()
+    with pytest.raises(SettingError, match="no signs here"):
+        Rendering(signed=True).heatmap(result(signed), item(result(signed)))
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30, 5.0])
+@pytest.mark.parametrize("norm", ["image", "batch", "none"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_constant_maps_are_drawn(value: float, norm: Any, signed: bool) -> None:
+    flat = np.full((6, 8), value, np.float32)
+    each = result(flat, flat)
+    rendering = Rendering(norm=norm, signed=signed, upsampling="lanczos")
+    assert rendering.heatmap(each, item(each)).shape == (6, 8, 3)
+    assert rendering.overlay(each, item(each)).shape == (12, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"norm": "all"}, "image or batch or fixed or none"),
+        ({"norm": "fixed"}, "give both or neither"),
+        ({"level": 1.0}, "give both or neither"),
+        ({"norm": "fixed", "level": -1.0}, "positive"),
+        ({"opacity": 1.5}, "opacity is 1.5"),
+        ({"percentile": 0}, "percentile is 0"),
+        ({"colour_map": "nope"}, "no colour map 'nope'"),
+        ({"upsampling": "cubic"}, "nearest or bilinear"),
+    ],
+)
+def test_impossible_renderings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        Rendering(**settings)

@@ -186,7 +186,7 @@ def test_the_embedded_classifier(tmp_path: Path) -> None:
 
 
 def test_an_unknown_target_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="optimize_for can be any, cpu, not 'gpu'"):
+    with pytest.raises(ExportError, match="optimize_for can be any, cpu, cuda, not 'gpu'"):
         export_saliency(models.default_classifier(), tmp_path / "f.onnx", optimize_for="gpu")
 
 
@@ -233,3 +233,69 @@ def test_a_residual_block_behind_a_stride(tmp_path: Path) -> None:
     found, after = _gradient(path, image, "cpu")
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
     assert (before.count("MaxPool"), after.count("MaxPool")) == (0, 2)
+
+
+def test_hard_swish_in_whole_blocks(tmp_path: Path) -> None:
+    weights = np.zeros((16, 3, 1, 1), np.float32)
+    weights[np.arange(16), np.arange(16) % 3] = 1.0  # copies, so that the kinks are met exactly
+    nodes = [
+        helper.make_node("Conv", ["image", "residual"], ["x"], kernel_shape=[1, 1]),
+        helper.make_node("HardSwish", ["x"], ["features"]),
+    ]
+    path = _classifier(tmp_path / "net.onnx", nodes, residual=weights)
+    values = np.array([-4.0, -3.0, -2.999, -1.0, 0.0, 1.5, 2.999, 3.0, 3.5], np.float32)
+    image = np.resize(values, (2, 3, 13, 10))
+    expected, before = _gradient(path, image, "any")
+    found, after = _gradient(path, image, "cpu")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
+    assert "And" in before
+    assert "And" not in after
+
+
+def test_squeeze_and_excitation(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weights = {
+        "residual": random.standard_normal((16, 3, 3, 3), dtype=np.float32),
+        "gate": random.standard_normal((16, 16, 1, 1), dtype=np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "residual"], ["x"], pads=[1] * 4),
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=1),
+        helper.make_node("Conv", ["mean", "gate"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["share"]),
+        helper.make_node("Mul", ["share", "x"], ["y"]),
+        helper.make_node("Mul", ["y", "y"], ["features"]),
+    ]
+    path = _classifier(tmp_path / "net.onnx", nodes, **weights)
+    image = random.standard_normal((2, 3, 13, 10), dtype=np.float32)
+    expected, before = _gradient(path, image, "any")
+    found, after = _gradient(path, image, "cpu")
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert {"ReduceMean", "ReduceSum"} <= set(before)
+    assert not {"ReduceMean", "ReduceSum"} & set(after)
+
+
+@pytest.mark.parametrize("kernel", [2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("pad", [0, 1])
+def test_pooling_by_places(tmp_path: Path, kernel: int, stride: int, pad: int) -> None:
+    """The form for CUDA; ties are given to the same place as in the others."""
+    nodes = [
+        helper.make_node("Relu", ["image"], ["r"]),
+        helper.make_node(
+            "MaxPool", ["r"], ["p"], kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4
+        ),
+        helper.make_node("Clip", ["p", "low", "high"], ["c"]),
+        helper.make_node("Mul", ["c", "c"], ["features"]),
+    ]
+    bounds = {"low": np.float32(0.0), "high": np.float32(3.0)}
+    path = _classifier(tmp_path / "net.onnx", nodes, **bounds)
+    image = np.random.default_rng(0).integers(-2, 4, (2, 3, 13, 10)).astype(np.float32)
+    expected, before = _gradient(path, image, "any")
+    found, after = _gradient(path, image, "cuda")
+    np.testing.assert_array_equal(found, expected)
+    assert found.any()
+    assert "ScatterElements" not in before
+    assert "Where" not in before
+    assert {"ScatterElements", "Where"} <= set(after)
+    assert len(after) < len(before)

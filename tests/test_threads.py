@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from deepinside.cli.threads import in_threads
+from deepinside.engine.batch.threads import in_threads
 
 
 def test_results_are_in_order_and_run_beside_each_other() -> None:

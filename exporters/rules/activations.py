@@ -25,7 +25,7 @@ def relu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """
     if node.relu == "deconvnet":
         return op.Max(g, 0.0)
-    passed = op.Mul(g, op.positive(node.y))
+    passed = op.keep(g, node.y)
     if op.shapes.known(g) != op.shapes.known(node.y):  # a compact one, behind a global pool
         passed = op.blocked(passed, node.shape(node.y))
     return passed if node.relu == "gradient" else op.Max(passed, 0.0)
@@ -37,8 +37,8 @@ def _rectified(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     if node.relu != "gradient" and is_rectifier(node.node):
         if node.relu == "deconvnet":
             return op.Max(g, 0.0)
-        return op.Max(op.Mul(g, _inside(node, op)), 0.0)
-    return op.Mul(g, _inside(node, op)) if (low or high) is not None else g
+        return op.Max(_keep_inside(g, node, op), 0.0)
+    return _keep_inside(g, node, op) if (low or high) is not None else g
 
 
 def is_rectifier(node: ir.Node) -> bool:
@@ -140,8 +140,8 @@ def clip(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
     )
 
 
-def _inside(clip: ForwardNode, op: Builder) -> ir.Value:
-    """1 where the output lies between the bounds, else 0."""
+def _keep_inside(g: ir.Value, clip: ForwardNode, op: Builder) -> ir.Value:
+    """G where the output lies between the bounds, else 0."""
     low, high = clip.input(1), clip.input(2)
     bounds = [(bound, i == 1) for i, bound in enumerate((low, high)) if bound is not None]
     numbers = [(clip.shapes.constant(bound), below) for bound, below in bounds]
@@ -152,13 +152,13 @@ def _inside(clip: ForwardNode, op: Builder) -> ir.Value:
     ]
     known = [step for step in steps if step is not None]
     if len(known) == len(bounds):
-        return fold(op.Mul, known)
+        return op.Mul(g, fold(op.Mul, known))
     inside = []
     if low is not None:
         inside.append(op.Greater(clip.y, low))
     if high is not None:
         inside.append(op.Less(clip.y, high))
-    return op.mask(fold(op.And, inside), clip.y)
+    return op.where(fold(op.And, inside), g)
 
 
 @vjp("Sigmoid", 13, elementwise=True)
@@ -184,9 +184,15 @@ def hard_sigmoid(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
 def hard_swish(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """DX = g * (clip(X/6 + 1/2, 0, 1) + X/6 * [-3 < X < 3]); 0 at X = -3 and 1 at X = 3."""
     x = node.x
+    gate = op.HardSigmoid(x, alpha=1.0 / 6.0, beta=0.5)
+    if op.can_block(node.shape(x), x):
+        # 2 gate - [X > -3] / 2 - [X >= 3] / 2, of operators that keep the blocked layout.
+        below = op.affine(op.step(x, 3.0, below=True), 0.5, -0.5, node.shape(x))
+        above = op.affine(op.step(x, -3.0), -0.5, 0.0, node.shape(x))
+        return op.Mul(g, op.Add(op.Add(op.Add(below, gate), above), gate))
     inside = op.And(op.Greater(x, -3.0), op.Less(x, 3.0))
     slope = op.Mul(op.mask(inside, x), op.Mul(x, 1.0 / 6.0))
-    return op.Mul(g, op.Add(op.HardSigmoid(x, alpha=1.0 / 6.0, beta=0.5), slope))
+    return op.Mul(g, op.Add(gate, slope))
 
 
 @vjp("Softplus", 1, 22, elementwise=True)
@@ -233,6 +239,8 @@ def gelu(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
         inner = op.Mul(op.Add(op.Mul(square, 3.0 * 0.044715), 1.0), c)
         slope = op.Mul(op.Mul(op.Sub(1.0, op.Mul(t, t)), inner), op.Mul(x, 0.5))
         return op.Mul(g, op.Add(op.Mul(op.Add(t, 1.0), 0.5), slope))
-    distribution = op.Mul(op.Add(op.Erf(op.Mul(x, math.sqrt(0.5))), 1.0), 0.5)
-    density = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -0.5)), 1.0 / math.sqrt(2.0 * math.pi))
-    return op.Mul(g, op.Add(distribution, op.Mul(x, density)))
+    # One half of g is taken first: there it can be folded into the layer that g comes from.
+    twice_distribution = op.Add(op.Erf(op.Mul(x, math.sqrt(0.5))), 1.0)
+    twice_density = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -0.5)), math.sqrt(2.0 / math.pi))
+    slope = op.Add(twice_distribution, op.Mul(x, twice_density))
+    return op.Mul(op.Mul(g, 0.5), slope)

@@ -43,18 +43,22 @@ def batch_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangen
 
 @vjp("LayerNormalization", 17)
 def layer_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangents:
-    """DX = (h - mean(h) - n * mean(h * n)) / root with h = g * scale, n = (X - mean) / root.
+    """DX = (c - n * mean(c * n)) / root with h = g * scale, c = h - mean(h), n = (X - mean) / root.
 
     root = sqrt(var + epsilon). Mean and deviation are computed again from X, since many runtimes
-    have only the first of the operator's three outputs. dscale = g * n, dbias = g.
+    have only the first of the operator's three outputs; on CPUs they are taken from there. dscale =
+    g * n, dbias = g.
     """
     x = node.x
-    rank = node.rank(x)
-    axes = list(range(node.axis(x, int(node.attribute("axis"))), rank))
-    normal, root = _standardised(x, axes, float(node.attribute("epsilon")), op)
+    axes = list(range(node.axis(x, int(node.attribute("axis"))), node.rank(x)))
+    if op.optimize_for == "cpu" and x.dtype == ir.DataType.FLOAT:
+        mean, inverse = op.further_outputs(node.node, 3)[1:]
+        normal = op.Mul(op.Sub(x, mean), inverse)
+    else:
+        normal, inverse = _standardised(x, axes, float(node.attribute("epsilon")), op)
     scale = node.inputs[1]
     return (
-        lambda: _standardise_back(op.Mul(g, scale), normal, root, axes, op),
+        lambda: _standardise_back(op.Mul(g, scale), normal, inverse, axes, op),
         lambda: op.Mul(g, _narrow(normal, g, op)),
         g,
     )
@@ -67,11 +71,11 @@ def instance_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotan
     Dscale and dbias are LayerNormalization's, summed over each channel.
     """
     axes = list(range(2, node.rank(node.x)))
-    normal, root = _standardised(node.x, axes, float(node.attribute("epsilon")), op)
+    normal, inverse = _standardised(node.x, axes, float(node.attribute("epsilon")), op)
 
     def input_gradient() -> ir.Value:
         h = op.Mul(g, _per_channel(node.inputs[1], node, op))
-        return _standardise_back(h, normal, root, axes, op)
+        return _standardise_back(h, normal, inverse, axes, op)
 
     return (
         input_gradient,
@@ -89,11 +93,11 @@ def group_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangen
     """
     groups = [0, int(node.attribute("num_groups")), -1]
     x = op.Reshape(node.x, groups)
-    normal, root = _standardised(x, [2], float(node.attribute("epsilon")), op)
+    normal, inverse = _standardised(x, [2], float(node.attribute("epsilon")), op)
 
     def input_gradient() -> ir.Value:
         h = op.Reshape(op.Mul(g, _per_channel(node.inputs[1], node, op)), groups)
-        return op.reshape_like(_standardise_back(h, normal, root, [2], op), node.x)
+        return op.reshape_like(_standardise_back(h, normal, inverse, [2], op), node.x)
 
     return (
         input_gradient,
@@ -105,22 +109,25 @@ def group_normalization(g: ir.Value, node: ForwardNode, op: Builder) -> Cotangen
 def _standardised(
     x: ir.Value, axes: list[int], epsilon: float, op: Builder
 ) -> tuple[ir.Value, ir.Value]:
-    """N = (X - mean) / root, and root = sqrt(var + epsilon); float32 for half precision."""
+    """N = (X - mean) / root, and 1 / root, root = sqrt(var + epsilon); float32 for half."""
     x = _wide(x, op)
     centred = op.Sub(x, op.reduce("ReduceMean", x, axes, keepdims=True))
     variance = op.reduce("ReduceMean", op.Mul(centred, centred), axes, keepdims=True)
-    root = op.Sqrt(op.Add(variance, epsilon))
-    return op.Div(centred, root), root
+    inverse = op.Reciprocal(op.Sqrt(op.Add(variance, epsilon)))
+    return op.Mul(centred, inverse), inverse
 
 
 def _standardise_back(
-    h: ir.Value, normal: ir.Value, root: ir.Value, axes: list[int], op: Builder
+    h: ir.Value, normal: ir.Value, inverse: ir.Value, axes: list[int], op: Builder
 ) -> ir.Value:
-    """(h - mean(h) - n * mean(h * n)) / root, of h's type."""
+    """(c - n * mean(c * n)) / root with c = h - mean(h), of h's type.
+
+    The mean of n is 0, so that c serves in both places, and can be folded into weights.
+    """
     wide = _wide(h, op)
-    mean = op.reduce("ReduceMean", wide, axes, keepdims=True)
-    along = op.reduce("ReduceMean", op.Mul(wide, normal), axes, keepdims=True)
-    return _narrow(op.Div(op.Sub(op.Sub(wide, mean), op.Mul(normal, along)), root), h, op)
+    centred = op.Sub(wide, op.reduce("ReduceMean", wide, axes, keepdims=True))
+    along = op.reduce("ReduceMean", op.Mul(centred, normal), axes, keepdims=True)
+    return _narrow(op.Mul(op.Sub(centred, op.Mul(normal, along)), inverse), h, op)
 
 
 def _wide(x: ir.Value, op: Builder) -> ir.Value:
@@ -135,7 +142,10 @@ def _narrow(x: ir.Value, like: ir.Value, op: Builder) -> ir.Value:
 
 def _per_channel(value: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """One number per channel, shaped to broadcast against X."""
-    return op.Reshape(value, [-1] + [1] * (node.rank(node.x) - 2))
+    result = op.Reshape(value, [-1] + [1] * (node.rank(node.x) - 2))
+    channels = node.shape(node.x)[1]
+    op.shapes.record(result, (channels, *[op.shapes.dim(1)] * (node.rank(node.x) - 2)))
+    return result
 
 
 def _channel_sums(value: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:

@@ -1,5 +1,6 @@
 """Pooling. MaxPool is differentiated without its Indices output, which several runtimes lack."""
 
+from collections.abc import Sequence
 from functools import reduce as fold
 from math import prod
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from deepinside.exporters.builder import Builder
-from deepinside.exporters.lengths import Size, largest, number, vector
+from deepinside.exporters.lengths import Size, number, vector
 from deepinside.exporters.registry import ForwardNode, vjp
 from deepinside.exporters.rules.convolution import transposed_convolution
 from deepinside.exporters.rules.windows import Window, windows
@@ -30,6 +31,8 @@ def max_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     moving = [w for w in spatial if not w.is_trivial]
     if not moving:
         return g
+    if op.optimize_for == "cuda":
+        return _scatter(g, node, op)
     for w in moving[:0:-1]:
         stages.append(_pool_along(stages[-1], w, spatial, node, op))
     stages.append(node.y)
@@ -38,6 +41,28 @@ def max_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     ):
         g = _undo_max_along(g, inner, outer, w, node, op)
     return g
+
+
+def _scatter(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
+    """DX by the places of the maxima, which the forward node tells.
+
+    Four nodes in place of some 45 that each read and write whole maps; but the Indices output is
+    slow on CPUs and missing in TensorRT and browsers, and overlapping windows are added in an order
+    that GPUs don't fix. ONNX counts places over the whole of X, batch and channels included.
+    """
+    forward = node.y.producer()
+    assert forward is not None
+    if len(forward.outputs) == 1:
+        forward.resize_outputs(2)
+        forward.outputs[1].name = op.unique_name(f"{node.y.name}/indices")
+        forward.outputs[1].dtype = ir.DataType.INT64
+    places, flat = op.Reshape(forward.outputs[1], [-1]), op.Reshape(node.x, [-1])
+    assert g.dtype is not None
+    zero = ir.tensor(np.zeros(1, g.dtype.numpy()))
+    zeros = op.ConstantOfShape(op.Shape(flat), value=zero)
+    zeros.dtype = g.dtype
+    added = op.ScatterElements(zeros, places, op.Reshape(g, [-1]), axis=0, reduction="add")
+    return op.reshape_like(added, node.x)
 
 
 def _pool_along(
@@ -66,51 +91,80 @@ def _undo_max_along(
 ) -> ir.Value:
     """Cotangent of x for `y = MaxPool of x along one axis`, by phases of the stride.
 
-    In padded coordinates, tap a of window j reads position a*d + s*j: phase r of the positions
-    (r modulo s) sums the taps with a*d = r modulo s, shifted; the phases are then interleaved.
+    Phase r of s holds the positions r + s*i as its i-th. Tap a of window j reads position
+    s*j + a*d - before: what that is away from s*j, divided by s, is a shift and a phase. A window's
+    last tap gets what the others have left.
     """
     rank = node.rank(node.x)
-    length, slots = _extents(w, ceil=bool(node.attribute("ceil_mode")))
-    padded = op.pad(x, w.axis, w.before, length - w.before - w.size, rank, _lowest(node.x))
+    margin: Size = 0
+    slots: Size
+    if w.is_static:
+        start, slots = -number(w.before), -(-number(w.size) // w.stride)
+    else:  # positions of the padded input, which never lie before the first one
+        start, slots = 0, _slots(w)
+        margin = w.before
+    excess = slots * w.stride - margin - w.size
+    padded = op.pad(x, w.axis, margin, excess, rank, _lowest(node.x))
+    phases = _split_phases(padded, w, slots, node, op)
 
-    taps: list[ir.Value] = []
+    received: list[ir.Value | None] = [None] * w.stride
     rest = g
     for a in range(w.kernel):
-        begin = a * w.dilation
-        end = begin + w.stride * (w.count - 1) + 1
-        tap = op.slice(padded, w.axis, begin, end, w.stride)
-        taps.append(op.Mul(rest, op.mask(op.Equal(tap, y), g)))
+        shift, phase = divmod(start + a * w.dilation, w.stride)
+        beyond = number(shift + w.count - slots)
+        share = rest
         if a + 1 < w.kernel:
-            rest = op.Sub(rest, taps[-1])  # what a window has given away is gone: first one wins
-
-    phases: list[ir.Value | None] = []
-    for r in range(w.stride):
-        shifted = []
-        for a, tap in enumerate(taps):
-            if a * w.dilation % w.stride == r:
-                shift = a * w.dilation // w.stride
-                shifted.append(op.pad(tap, w.axis, shift, slots - w.count - shift, rank))
-        phases.append(fold(op.Add, shifted) if shifted else None)
-    whole = _interleave(phases, w.axis, slots, node, op)
-    if w.before == 0 and slots * w.stride == w.size:
+            tap = _shifted(phases[phase], slots, -shift, beyond, w, rank, op, _lowest(node.x))
+            share = op.Mul(rest, op.mask(op.Equal(tap, y), g))
+            rest = op.Sub(rest, share)  # what a window has given away is gone: first one wins
+        back = _shifted(share, w.count, shift, -beyond, w, rank, op)
+        other = received[phase]
+        received[phase] = back if other is None else op.Add(other, back)
+    whole = _interleave(received, w.axis, slots, node, op)
+    if margin == 0 and slots * w.stride == w.size:
         return whole
-    return op.slice(whole, w.axis, w.before, w.before + w.size)
+    return op.slice(whole, w.axis, margin, margin + w.size)
 
 
-def _extents(w: Window, *, ceil: bool) -> tuple[Size, Size]:
-    """Length of the padded input that all taps lie in, and of each phase, which hold all of it.
+def _slots(w: Window) -> Size:
+    """Length of each phase, which hold all taps and all of the padded input, of a dynamic size.
 
-    Of a dynamic size it is not known how far before the input's end the last window ends, but that
-    it is by less than a stride: both are chosen to do for every size.
+    It is not known how far before the input's end the last window ends, but that it is by less than
+    a stride: this does for every size.
     """
-    if w.is_static:
-        length = largest(w.before + w.size, (w.count - 1) * w.stride + w.extent)
-        return length, (length + w.stride - 1) // w.stride
-    length = w.before + w.size + w.after + (w.stride - 1 if ceil else 0)
     certain = w.after if isinstance(w.after, int) else 0
     reach = w.extent - 1
     beyond = max(reach // w.stride, -((certain - reach) // w.stride))
-    return length, w.count + beyond
+    return w.count + beyond
+
+
+def _split_phases(
+    x: ir.Value, w: Window, slots: Size, node: ForwardNode, op: Builder
+) -> Sequence[ir.Value]:
+    """The phases of x along the window's axis, each as long as `slots`."""
+    if w.stride == 1:
+        return [x]
+    after = [op.length(node.y, a) for a in range(w.axis + 1, node.rank(node.y))]
+    pairs = op.reshape(x, [0] * w.axis + [slots, w.stride, *after])
+    ones = [1] * w.stride
+    parts = op.emit("Split", pairs, ones, axis=w.axis + 1, outputs=w.stride)
+    return [op.Squeeze(part, [w.axis + 1]) for part in parts]
+
+
+def _shifted(
+    x: ir.Value,
+    size: Size,
+    before: int,
+    after: int,
+    w: Window,
+    rank: int,
+    op: Builder,
+    fill: float = 0.0,
+) -> ir.Value:
+    """X with so many values added at both ends of the window's axis, or cut off if negative."""
+    if before < 0 or after < 0:
+        x = op.slice(x, w.axis, max(0, -before), size + min(0, after))
+    return op.pad(x, w.axis, max(0, before), max(0, after), rank, fill)
 
 
 def _interleave(

@@ -1,0 +1,122 @@
+"""The options of a job over many pictures."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from deepinside.engine.batch import Columns
+    from deepinside.engine.batch.settings import Format, Number
+
+__all__ = ["JobChoice", "job_options"]
+
+
+@dataclass(frozen=True)
+class JobChoice:
+    """What the user asked for.
+
+    Attributes:
+        form: of the results.
+        dtype: of the stored maps.
+        shard_size: maps in a shard.
+        image_column: of tables; None for the usual ones.
+        target_column: of tables; None for none.
+        resume: go on with a stopped job.
+        report: HTML page to write; None for none.
+        sheet: contact sheet to write; None for none.
+        rows: pictures on the page.
+    """
+
+    form: "Format"
+    dtype: "Number"
+    shard_size: int
+    image_column: str | None
+    target_column: str | None
+    resume: bool
+    report: Path | None
+    sheet: Path | None
+    rows: int
+
+    @property
+    def columns(self) -> "Columns":
+        """Of tables and lists."""
+        from deepinside.engine.batch import Columns
+
+        return Columns(self.image_column, self.target_column)
+
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_OPTIONS = (
+    click.option(
+        "--format",
+        "form",
+        type=click.Choice(["files", "npz", "parquet"]),
+        default="files",
+        show_default=True,
+        help="Results: files for every picture, or maps only, some hundred in a file.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "float16", "uint8"]),
+        default="float32",
+        show_default=True,
+        help="Numbers of the maps; the smaller ones come with a scale.",
+    ),
+    click.option(
+        "--shard-size",
+        type=click.IntRange(min=1),
+        default=256,
+        show_default=True,
+        metavar="N",
+        help="Maps in an npz or Parquet file; they wait in memory.",
+    ),
+    click.option(
+        "--image-column",
+        metavar="NAME",
+        help="Column of the pictures.  [default: image, file, ...]",
+    ),
+    click.option(
+        "--target-column",
+        metavar="NAME",
+        help="Column of each picture's class, in CSV, JSON Lines and Parquet; in tar files the "
+        "ending of the file beside it, such as cls.",
+    ),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on with a job that was stopped: clear what it left unfinished, and keep what it "
+        "had done even with --overwrite.",
+    ),
+    click.option("--report", type=_FILE, metavar="FILE.html", help="Also write a page to look at."),
+    click.option(
+        "--report-rows",
+        "rows",
+        type=click.IntRange(min=1),
+        default=1000,
+        show_default=True,
+        metavar="N",
+        help="Pictures on the page, the first ones; failures beyond are listed, as many again.",
+    ),
+    click.option(
+        "--sheet", type=_FILE, metavar="FILE.png|FILE.jpg", help="Also write overlays on a sheet."
+    ),
+)
+_NAMES = tuple(JobChoice.__dataclass_fields__)
+
+
+def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a command with the options; it gets them as one `job`, a `JobChoice`."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **given: Any) -> Any:
+        chosen = JobChoice(**{name: given.pop(name) for name in _NAMES})
+        return command(*args, job=chosen, **given)
+
+    result: Callable[..., Any] = wrapped
+    for option in reversed(_OPTIONS):
+        result = option(result)
+    return result

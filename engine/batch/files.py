@@ -1,0 +1,168 @@
+"""Results as files: per picture and class a map, a heat map and an overlay."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepinside.engine.batch.manifest import Record
+from deepinside.engine.batch.names import class_slug
+from deepinside.engine.batch.settings import (
+    JobSettings,
+    facts_of,
+    files_of,
+    map_entry,
+    new_record,
+    restored,
+    stored,
+)
+from deepinside.engine.batch.work import Outcome, Work
+from deepinside.engine.decode import load_picture
+from deepinside.engine.errors import ImageError
+from deepinside.engine.files import save_array, save_picture
+from deepinside.engine.results import InputMaps, SaliencyMap
+
+__all__ = ["FileSink"]
+
+_ENDINGS = {"saliency": "saliency.npy", "heatmap": "heatmap.png", "overlay": "overlay.png"}
+# Colours of one overlay differ by at most so much, 0 to 255, between two devices.
+_COLOUR_STEP = 8
+
+
+@dataclass(frozen=True)
+class FileSink:
+    """Writes `STEM.CLASS.saliency.npy` and its pictures.
+
+    Attributes:
+        folder: of the results.
+        settings: of the job.
+        overwrite: replace maps of other pictures, models or settings.
+    """
+
+    folder: Path
+    settings: JobSettings
+    overwrite: bool
+
+    needs_picture = True
+
+    def write(self, work: Work, result: InputMaps) -> Outcome:
+        """Write a picture's files; may run in any thread."""
+        maps, foreign = [], []
+        for saliency in result.maps:
+            files = _names(work.stem, saliency)
+            values, scale = stored(saliency.saliency, self.settings.dtype)
+            if self._write_map(files, result, saliency, values):
+                maps.append(map_entry(saliency, files, scale))
+            else:
+                foreign.append(str(self.folder / files["saliency"]))
+        error = None
+        if foreign:
+            error = (
+                f"{work.item.name}: another map than its own is in {', '.join(foreign)}"
+                f"{self._reason(work)}; replace it with --overwrite, or choose another folder with "
+                "-o."
+            )
+        record = new_record(
+            self.settings,
+            work.item,
+            work.sha256,
+            stem=work.stem,
+            maps=maps,
+            **facts_of(result),
+            error=error,
+        )
+        return Outcome(work, record, note=self._leftovers(work, record))
+
+    def commit(self, outcome: Outcome) -> list[Outcome]:
+        """The outcomes that are on disk now and may be listed."""
+        return [outcome]
+
+    def finish(self) -> list[Outcome]:
+        """The outcomes that were held back."""
+        return []
+
+    def load(self, record: Record, number: int) -> NDArray[np.float32] | None:
+        """A map of a record."""
+        entry = record["maps"][number]
+        try:
+            values = np.load(self.folder / entry["files"]["saliency"], allow_pickle=False)
+        except (OSError, ValueError, EOFError, KeyError):
+            return None
+        return restored(values, entry.get("scale"))
+
+    def _reason(self, work: Work) -> str:
+        """What is known to have changed since the earlier run."""
+        if work.earlier is None:
+            return ""
+        changed = set(self.settings.differences(work.earlier, work.item))
+        if work.has_changed:
+            return " (the picture has changed)"
+        for name, words in (
+            ("model_sha256", "of another model"),
+            ("size", "of another size"),
+            ("method", "of other settings of the method"),
+            ("rendering", "drawn otherwise"),
+            ("dtype", "in other numbers"),
+        ):
+            if name in changed:
+                return f" ({words})"
+        return ""
+
+    def _leftovers(self, work: Work, record: Record) -> str | None:
+        """Which files show what the picture was before."""
+        if record["error"] or work.earlier is None or not work.has_changed:
+            return None
+        old = sorted(set(files_of(work.earlier)) - set(files_of(record)))
+        left = ", ".join(name for name in old if (self.folder / name).exists())
+        return (
+            f"{work.item.name} has changed: of what it was before, {left} remain." if left else None
+        )
+
+    def _write_map(
+        self,
+        files: Mapping[str, str],
+        result: InputMaps,
+        saliency: SaliencyMap,
+        values: NDArray[np.float32 | np.float16 | np.uint8],
+    ) -> bool:
+        """Write one map's files; False where other ones are there, which may not be replaced."""
+        paths = {kind: self.folder / file for kind, file in files.items()}
+        laid = self.settings.rendering.overlay(saliency, result)
+        # An incomplete set is what a killed run left: it is completed.
+        if not self.overwrite and all(path.exists() for path in paths.values()):
+            return _holds(paths, values, laid)
+        save_picture(paths["heatmap"], self.settings.rendering.heatmap(saliency, result))
+        save_picture(paths["overlay"], laid)
+        save_array(paths["saliency"], values)
+        return True
+
+
+def _names(stem: str, saliency: SaliencyMap) -> dict[str, str]:
+    parts = [stem, class_slug(saliency.index, saliency.label), saliency.method.variant]
+    name = ".".join(part for part in parts if part)
+    return {kind: f"{name}.{ending}" for kind, ending in _ENDINGS.items()}
+
+
+def _holds(
+    paths: Mapping[str, Path],
+    values: NDArray[np.float32 | np.float16 | np.uint8],
+    laid: NDArray[np.uint8],
+) -> bool:
+    """Whether files hold this very map of this very picture, up to rounding."""
+    try:
+        existing = np.load(paths["saliency"], allow_pickle=False)
+        shown = load_picture(paths["overlay"]).pixels
+    except (OSError, ValueError, EOFError, ImageError):
+        return False
+    if existing.shape != values.shape or existing.dtype != values.dtype:
+        return False
+    # Integers may be rounded to either side, float16 has three digits.
+    least = 1 if values.dtype == np.uint8 else 1e-5 * float(values.max())
+    if not np.allclose(
+        existing.astype(np.float32), values.astype(np.float32), rtol=1e-3, atol=least
+    ):
+        return False
+    # What the model does not look at differs here only; rounding moves colours a little.
+    return shown.shape == laid.shape and np.allclose(shown, laid, rtol=0, atol=_COLOUR_STEP)

@@ -1,0 +1,210 @@
+"""The job: items in, maps and records out. Knows nothing of where items come from or who watches.
+
+    items -> what is done already -> engine -> sink -> manifest
+
+Each arrow holds a few batches at most, so that memory is bounded whatever the number of items.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepinside.engine.batch.files import FileSink
+from deepinside.engine.batch.items import Item
+from deepinside.engine.batch.manifest import Manifest, Record
+from deepinside.engine.batch.settings import TASK, JobSettings, files_of, new_record
+from deepinside.engine.batch.shards import NpzSink, ParquetSink
+from deepinside.engine.batch.threads import in_threads
+from deepinside.engine.batch.work import Outcome, Work
+from deepinside.engine.engine import Engine
+from deepinside.engine.errors import EngineError
+from deepinside.engine.inputs import ImageFile
+from deepinside.engine.results import InputFailure, InputMaps
+
+__all__ = ["Preview", "Sink", "explain", "make_sink", "run_job"]
+
+# Overlays of larger pictures are drawn on smaller copies: what waits to be written is bounded.
+PICTURE_PIXELS = 1 << 24
+
+Preview = Callable[[Outcome, InputMaps | None], tuple[bytes, ...]]
+
+
+class Sink(Protocol):
+    """Puts maps where they stay."""
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether it draws on the picture."""
+
+    def write(self, work: Work, result: InputMaps) -> Outcome:
+        """Write a picture's maps, or make them ready; called in any thread."""
+
+    def commit(self, outcome: Outcome) -> list[Outcome]:
+        """Take an outcome in its turn; return those that are safe now and may be listed."""
+
+    def finish(self) -> list[Outcome]:
+        """The outcomes that were held back, safe now."""
+
+    def load(self, record: Record, number: int) -> NDArray[np.float32] | None:
+        """A map of a record, `(H, W)`, from where it was put; None where it is not there."""
+
+
+def make_sink(folder: Path, settings: JobSettings, *, overwrite: bool, shard_size: int) -> Sink:
+    """The sink of a job's format.
+
+    Raises:
+        DependencyError: it needs a package that is not installed.
+    """
+    if settings.format == "files":
+        return FileSink(folder, settings, overwrite)
+    kind = NpzSink if settings.format == "npz" else ParquetSink
+    return kind(folder, settings, shard_size)
+
+
+def explain(
+    engine: Engine,
+    works: Iterable[Work],
+    settings: JobSettings,
+    *,
+    batch_size: int,
+    picture_pixels: int | None,
+) -> Iterator[InputMaps | InputFailure]:
+    """The maps of pictures, in order; a picture that gives none is a failure and no end.
+
+    Args:
+        engine: with a saliency file.
+        works: pictures.
+        settings: of the job.
+        batch_size: bounds the memory.
+        picture_pixels: of the pictures that come with the maps; 0 for none.
+
+    Raises:
+        TargetError: the job's targets are none; at once.
+    """
+    return engine.iter_saliency(
+        (ImageFile(work.item.name, work.open, work.item.targets) for work in works),
+        settings.targets,
+        method=settings.method,
+        batch_size=batch_size,
+        keep_gradient=settings.format == "files" and settings.rendering.signed,
+        size=settings.size,
+        ahead=1,
+        picture_pixels=picture_pixels,
+    )
+
+
+def run_job(
+    engine: Engine,
+    items: Iterable[Item],
+    settings: JobSettings,
+    sink: Sink,
+    manifest: Manifest,
+    *,
+    batch_size: int,
+    done: Callable[[Outcome], None],
+    keep: bool = True,
+    preview: Preview | None = None,
+) -> None:
+    """Explain items, write their maps and list them.
+
+    Args:
+        engine: with a saliency file.
+        items: pictures; taken as they are needed, in this thread.
+        settings: of the job.
+        sink: of the settings' format.
+        manifest: of the folder, open.
+        batch_size: bounds the memory.
+        done: called in this thread with every outcome once it is listed, in the order of items; but
+            for what is kept, which comes as soon as it is seen.
+        keep: whether what the folder holds of exactly this job is kept.
+        preview: makes previews, in any thread.
+
+    Raises:
+        OutputError: a result can't be written; what was listed is safe.
+        EngineError: the file can't be run.
+    """
+    begun: deque[Work] = deque()
+
+    def works() -> Iterator[Work]:
+        """What is not done yet; all that is waits for nothing, however many there are."""
+        checks = (
+            partial(_check, work, settings, manifest.folder, keep, preview)
+            for work in map(partial(_work, settings=settings, manifest=manifest), items)
+        )
+        for work, kept in in_threads(checks, ahead=batch_size):
+            if kept is not None:
+                done(kept)
+            else:
+                begun.append(work)
+                yield work
+
+    def tasks() -> Iterator[Callable[[], Outcome]]:
+        pixels = PICTURE_PIXELS if sink.needs_picture or preview is not None else 0
+        for result in explain(
+            engine, works(), settings, batch_size=batch_size, picture_pixels=pixels
+        ):
+            yield partial(_write, begun.popleft(), result, settings, sink, preview)
+
+    for outcome in in_threads(tasks(), ahead=batch_size):
+        _list(sink.commit(outcome), manifest, done)
+    _list(sink.finish(), manifest, done)
+
+
+def _work(item: Item, *, settings: JobSettings, manifest: Manifest) -> Work:
+    # What is known not to be a picture has no stem, and takes none from others.
+    stem = manifest.stem(item.name, item.stem, shared=item.shared) if item.stem else ""
+    return Work(item, stem, manifest.get(TASK, item.name, settings.method.variant))
+
+
+def _check(
+    work: Work, settings: JobSettings, folder: Path, keep: bool, preview: Preview | None
+) -> tuple[Work, Outcome | None]:
+    """The outcome of a picture of which the folder holds exactly what is wanted."""
+    record = work.earlier
+    if (
+        not keep
+        or record is None
+        or record["status"] != "ok"
+        or not record.get("input_sha256")
+        or any(settings.differences(record, work.item))
+        or not all((folder / name).exists() for name in set(files_of(record)))
+    ):
+        return work, None
+    try:
+        work.open().close()
+    except (OSError, EngineError):
+        return work, None  # which decoding it will tell
+    if work.has_changed:
+        return work, None
+    outcome = Outcome(work, {**record, "status": "kept"})
+    if preview is not None:
+        outcome.previews = preview(outcome, None)
+    return work, outcome
+
+
+def _write(
+    work: Work,
+    result: InputMaps | InputFailure,
+    settings: JobSettings,
+    sink: Sink,
+    preview: Preview | None,
+) -> Outcome:
+    if isinstance(result, InputFailure):
+        return Outcome(work, new_record(settings, work.item, work.sha256, error=str(result.error)))
+    outcome = sink.write(work, result)
+    if preview is not None and not outcome.record["error"]:
+        outcome.previews = preview(outcome, result)
+    return outcome
+
+
+def _list(outcomes: list[Outcome], manifest: Manifest, done: Callable[[Outcome], None]) -> None:
+    """List what is safe: in one write, as all of it is on disk."""
+    if outcomes:
+        manifest.add(*(outcome.record for outcome in outcomes))
+    for outcome in outcomes:
+        done(outcome)

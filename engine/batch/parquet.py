@@ -1,0 +1,95 @@
+"""Pictures in a column of Parquet files (extra `[parquet]`)."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from io import BytesIO
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+from deepinside.engine.batch.items import Item, refused
+from deepinside.engine.batch.lists import Columns, parse_targets
+from deepinside.engine.batch.names import plain_stem
+from deepinside.engine.errors import DependencyError, EngineError, ImageError, SettingError
+
+__all__ = ["parquet_items", "pyarrow"]
+
+_ROWS = 16  # at a time
+
+
+def pyarrow() -> Any:
+    """The package.
+
+    Raises:
+        DependencyError: it is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise DependencyError(
+            "Parquet files need the package pyarrow: run pip install 'deepinside[parquet]'."
+        ) from None
+    return pyarrow
+
+
+def parquet_items(
+    name: str,
+    opener: Callable[[], BinaryIO],
+    columns: Columns,
+    open_picture: Callable[[str, str], BinaryIO],
+    *,
+    shared: bool,
+) -> Iterator[Item]:
+    """The pictures of a file, row by row; memory holds a row group at a time.
+
+    A cell is the bytes of a picture, an object with `bytes` or `path`, or the path of one.
+
+    Args:
+        name: path or URL of the file.
+        opener: opens it.
+        columns: which are read.
+        open_picture: opens a path or URL that a cell holds, under a name.
+        shared: whether another file of the job has the same stem.
+    """
+    arrow = pyarrow()
+    stem = plain_stem(PurePosixPath(name).stem)
+    row = 0
+    try:
+        with opener() as stream:
+            file = arrow.parquet.ParquetFile(stream)
+            known = file.schema_arrow.names
+            image = columns.image_in(known, name)
+            target = columns.target_in(known, name)
+            wanted = [image] if target is None else [image, target]
+            for batch in file.iter_batches(batch_size=_ROWS, columns=wanted, use_threads=False):
+                for cells in batch.to_pylist():
+                    label = f"{name}::{row}"
+                    yield Item(
+                        label,
+                        f"{stem}.{row:06d}",
+                        _content(cells[image], label, open_picture),
+                        parse_targets(cells[target]) if target is not None else None,
+                        shared,
+                    )
+                    row += 1
+    except EngineError as error:  # by the opener or of the columns; with or without the name
+        if not isinstance(error, (ImageError, SettingError)):
+            raise
+        yield Item(name, "", refused(name, str(error).removeprefix(f"{name}: ")))
+    except FileNotFoundError:
+        yield Item(name, "", refused(name, "there is no such file."))
+    except (OSError, arrow.ArrowException) as error:
+        reason = f"the file can't be read beyond its first {row} rows ({error})."
+        yield Item(name, "", refused(name, reason))
+
+
+def _content(
+    cell: Any, label: str, open_picture: Callable[[str, str], BinaryIO]
+) -> Callable[[], BinaryIO]:
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes):
+        return partial(BytesIO, cell)
+    if isinstance(cell, str):
+        return partial(open_picture, cell, label)
+    return refused(label, "holds no picture." if cell is None else "holds no bytes and no path.")

@@ -1,0 +1,309 @@
+"""Where the pictures of a job come from: folders, patterns, lists, archives, tables, URLs."""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from engine_fixtures import write
+from PIL import Image
+
+from deepinside.cli.main import cli
+from deepinside.engine import Engine, ImageError, ImageFile, SettingError
+from deepinside.engine.batch import Columns, Item, Sources
+from deepinside.engine.batch.names import plain_stem
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write(tmp_path / "m.onnx")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def jpeg(seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def put(*names: str) -> None:
+    for seed, name in enumerate(names):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(jpeg(seed))
+
+
+def items(*arguments: str, **options: Any) -> list[Item]:
+    with Sources(arguments, Path("out"), **options) as sources:
+        found = list(sources.items())
+        assert sources.total in (None, len(found))
+    return found
+
+
+def names(*arguments: str, **options: Any) -> list[str]:
+    return [item.name for item in items(*arguments, **options)]
+
+
+def run(*arguments: str, code: int = 0, stdin: bytes | None = None) -> Result:
+    command = ["saliency", "-m", "m.onnx", "-o", "out", *arguments]
+    result = CliRunner().invoke(cli, command, input=stdin)
+    assert result.exit_code == code, result.output
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def records() -> dict[str, Any]:
+    lines = Path("out/manifest.jsonl").read_text().splitlines()
+    return {record["input"]: record for record in map(json.loads, lines)}
+
+
+def tar(path: str, members: Iterable[tuple[str, bytes]], mode: str = "w") -> bytes:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return Path(path).read_bytes()
+
+
+def test_order_and_stems_do_not_depend_on_the_order_of_arguments() -> None:
+    put("x/1.png", "y/1.png", "y/2.png", "3.png")
+    stems = {item.name: (item.stem, item.shared) for item in items("x", "y", "3.png")}
+    assert stems == {item.name: (item.stem, item.shared) for item in items("3.png", "y", "x")}
+    assert [shared for _, shared in stems.values()] == [True, True, False, False]
+    first = set(run("x", "y", "3.png").stdout.splitlines())
+    for path in first:
+        os.unlink(path)
+    os.unlink("out/manifest.jsonl")
+    assert set(run("3.png", "y", "x").stdout.splitlines()) == first
+
+
+def test_each_picture_comes_once() -> None:
+    put("x/1.png", "x/2.png")
+    assert names("x", "x/1.png", "./x/*.png", os.path.abspath("x/2.png")) == ["x/1.png", "x/2.png"]
+
+
+def test_loops_of_links_end() -> None:
+    put("x/a/1.png", "x/b/2.png")
+    os.symlink("..", "x/a/up")
+    os.symlink("..", "x/b/up")  # two of them are 2^40 ways for a pattern that follows them
+    os.symlink("self", "x/self.png")
+    with Sources(["x", "x/**/*.png"], Path("out")) as sources:
+        assert [item.name for item in sources.items()] == ["x/self.png", "x/a/1.png", "x/b/2.png"]
+        assert sources.skipped["links to folders"] == 4
+    assert "left out of folders: 2 links to folders" in run("x", code=1).stderr
+    assert records()["x/self.png"]["status"] == "failed"
+
+
+def test_a_folder_that_can_not_be_read_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    put("x/1.png", "x/closed/2.png")
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert "x/closed: the folder can't be read (Permission denied)." in run("x", code=1).stderr
+    assert records()["x/closed"]["status"] == "failed"
+    assert records()["x/1.png"]["status"] == "ok"
+
+
+def test_strange_names() -> None:
+    strange = [
+        "a b.png",
+        "new\nline.png",
+        "ünï猫.png",
+        "-q.png",
+        "a:b*?.png",
+        "a\\b.png",
+        "\x1b[2J.png",
+    ]
+    put(*(f"x/{name}" for name in strange))
+    Path(os.fsdecode(b"x/\xff.png")).write_bytes(jpeg(9))
+    result = run("x", "-t", "0")
+    paths = result.stdout.splitlines()
+    assert len(paths) == 3 * (len(strange) + 1)
+    assert all(Path(path).is_file() for path in paths)
+    assert len(records()) == len(strange) + 1
+    assert "8 kept" in run("x", "-t", "0").stderr
+    Path("x/new\nline.png").write_bytes(b"")
+    error = run("x/new\nline.png", "-t", "0", "-q", code=1).stderr
+    assert error == "Error: x/new\\nline.png: is empty.\n"
+
+
+@pytest.mark.parametrize("stem", ["../../x", "a/b", "a\0b", "x" * 400, "猫" * 200, 'a"b'])
+def test_stems_stay_in_their_folder(stem: str) -> None:
+    safe = plain_stem(stem)
+    assert safe != stem
+    assert Path(safe).name == safe
+    assert len(safe.encode()) < 140
+    assert plain_stem(stem + "y") != safe
+
+
+def test_pipes_and_folders_are_no_pictures() -> None:
+    os.mkfifo("p.png")
+    Path("d.png").mkdir()
+    put("d.png/1.png")
+    assert "p.png: is a pipe or a device" in run("p.png", code=1).stderr
+    assert names("d.png") == ["d.png/1.png"]
+
+
+def test_text_lists() -> None:
+    put("1.png", "a b.png", "new\nline.png", "4.png")
+    Path("list.txt").write_text("\ufeff1.png\r\n\na b.png\nmissing[1].png")
+    assert names("@list.txt") == ["1.png", "a b.png", "missing[1].png"]  # no pattern in lists
+    result = run("-", stdin=b"4.png\0new\nline.png\0")
+    assert list(records()) == ["4.png", "new\nline.png"]
+    assert "2 done" in result.stderr
+    with pytest.raises(SettingError, match=r"the list gone\.txt can't be read: No such file"):
+        names("@gone.txt")
+
+
+def test_long_lists_are_split_right() -> None:
+    lines = [f"folder/{number:06d}.png" for number in range(20_000)]
+    Path("list.txt").write_text("\n".join(lines))
+    assert names("@list.txt") == lines
+
+
+def test_tables_with_targets() -> None:
+    put("1.png", "2.png", "3.png", "4.png")
+    Path("t.csv").write_text(
+        "file,class\n2.png,tiger cat\n1.png,2\n3.png,\n1.png,0\n4.png,zebra\n", encoding="utf-8"
+    )
+    result = run("@t.csv", "--target-column", "class", "-t", "1", code=1)
+    assert [[m["index"] for m in r["maps"]] for r in records().values()] == [[1], [2, 0], [1], []]
+    assert "Error: 4.png: no class is labelled 'zebra'" in result.stderr
+    assert records()["1.png"]["targets"] == ["2", "0"]
+    # The targets are part of what makes a result the same.
+    Path("t.jsonl").write_text('{"image": "1.png", "c": [2, "tabby"]}\n\n{"image": 3}\nx\n')
+    rows = items("@t.jsonl", columns=Columns(target="c"))
+    assert [row.targets for row in rows] == [(2, "tabby"), None, None]
+    assert [row.name for row in rows] == ["1.png", "t.jsonl:3", "t.jsonl:4"]
+    for row in rows[1:]:
+        with pytest.raises(ImageError, match=r"names no picture|is not JSON"):
+            row.open()
+    assert "1 done" in run("1.png", "-t", "2").stderr
+
+
+def test_columns_that_are_not_there() -> None:
+    Path("t.csv").write_text("name,class\n1.png,0\n")
+    for options in ({"target": "class"}, {"image": "name", "target": "clas"}):
+        with pytest.raises(SettingError, match="it has 'name', 'class': choose one with --"):
+            names("@t.csv", columns=Columns(**options))
+    assert "t.csv has no column" in run("@t.csv", code=2).stderr
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_archives(mode: str) -> None:
+    members = [
+        ("a/1.png", jpeg(1)),
+        ("a/1.cls", b"2\n"),
+        ("../../2.png", jpeg(2)),
+        ("../../2.json", b'{"cls": "tabby"}'),
+        ("3.png", jpeg(3)),
+        ("notes.md", b"x"),
+        ("bad.png", b"x"),
+    ]
+    name = "s.tar.gz" if mode == "w:gz" else "s.tar"
+    whole = tar(name, members, mode)
+    run(name, "-t", "1", "--target-column", "cls", code=1)
+    found = records()
+    assert [[m["index"] for m in r["maps"]] for r in found.values()] == [[2], [0], [1], []]
+    assert f"{name}::../../2.png" in found
+    assert all(Path(path).parent == Path("out") for path in map(str, Path("out").iterdir()))
+    assert not list(Path().glob("2.*"))
+    assert "3 kept, 1 failed" in run(name, "-t", "1", "--target-column", "cls", code=1).stderr
+    for length in (len(whole) // 2, len(whole) // 3 if mode == "w:gz" else 512 * 5 + 100):
+        Path("cut.tar").write_bytes(whole[:length])
+        *_, last = items("cut.tar")
+        assert last.name == "cut.tar"
+        with pytest.raises(ImageError, match=r"the archive can't be read beyond its first \d"):
+            last.open()
+
+
+def test_an_archive_without_its_end_mark_is_noticed() -> None:
+    whole = tar("s.tar", [("1.png", jpeg(1)), ("2.png", jpeg(2))])
+    second = whole.index(b"2.png")
+    Path("cut.tar").write_bytes(whole[:second])  # ends where a member would begin
+    assert [item.name for item in items("cut.tar")] == ["cut.tar::1.png", "cut.tar"]
+
+
+def test_large_members_wait_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("deepinside.engine.batch.archives._IN_MEMORY", 100)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "spill"))
+    (tmp_path / "spill").mkdir()
+    tar("s.tar", [("1.png", jpeg(1)), ("2.png", jpeg(2))])
+    found = items("s.tar")
+    assert len(list((tmp_path / "spill").iterdir())) == 2
+    for number, item in enumerate(found, 1):
+        with item.open() as stream:
+            assert stream.read() == jpeg(number)
+    del found, item
+    assert not list((tmp_path / "spill").iterdir())
+
+
+def test_parquet_tables() -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    put("1.png")
+    cells = [{"bytes": jpeg(1), "path": None}, {"bytes": None, "path": "1.png"}, None]
+    parquet.write_table(arrow.table({"image": cells, "label": [2, None, 0]}), "t.parquet")
+    result = run("t.parquet", "-t", "1", "--target-column", "label", code=1)
+    assert [[m["index"] for m in r["maps"]] for r in records().values()] == [[2], [1], []]
+    assert "t.parquet::2: holds no picture." in result.stderr
+    (bad,) = items("t.parquet", columns=Columns(image="picture"))
+    with pytest.raises(ImageError, match="no column 'picture'; it has 'image', 'label'"):
+        bad.open()
+    content = Path("t.parquet").read_bytes()
+    Path("cut.parquet").write_bytes(content[: len(content) // 2])
+    assert "can't be read beyond its first 0 rows" in run("cut.parquet", code=1).stderr
+
+
+def test_urls() -> None:
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    for number, name in enumerate(("p/1.png", "p/q/2.png", "p/notes.txt", "p/.hidden.png")):
+        memory.pipe(f"/{name}", jpeg(number))
+    memory.pipe("/t.tar", tar("t.tar", [("3.png", jpeg(3))]))
+    memory.pipe("/list.txt", b"memory://p/1.png\n")
+    put("4.png")
+    try:
+        assert names("memory://p") == ["memory:///p/1.png", "memory:///p/q/2.png"]
+        assert names("memory://p/*.png") == ["memory:///p/.hidden.png", "memory:///p/1.png"]
+        assert names("@memory://list.txt") == ["memory://p/1.png"]
+        local = Path("4.png").absolute().as_uri()
+        result = run("memory://p", "memory://t.tar", local, "memory://gone.png", code=1)
+        assert [record["status"] for record in records().values()] == ["ok"] * 4 + ["failed"]
+        assert "memory://gone.png: there is no such file." in result.stderr
+        assert "nosuch" in run("nosuch://x.png", code=2).stderr
+        assert "4 kept" in run("memory://p", "memory://t.tar", local).stderr
+    finally:
+        memory.store.clear()
+
+
+def test_the_engine_takes_bytes_and_open_files(folder: Path) -> None:
+    put("1.png")
+    engine = Engine("m.onnx", "cpu")
+    (expected,) = engine.saliency("1.png", target=0)
+    content = Path("1.png").read_bytes()
+    with open("1.png", "rb") as stream:
+        forms = [content, stream, io.BytesIO(content), ImageFile("x", lambda: io.BytesIO(content))]
+        for form in forms:
+            (found,) = engine.saliency(form, target=0)
+            np.testing.assert_array_equal(found.saliency, expected.saliency)
+        assert not stream.closed
+    own = ImageFile("x", lambda: io.BytesIO(content), target=["tiger cat", 2])
+    assert [found.index for found in engine.saliency([own, content], target=0)] == [1, 2, 0]
+    for empty in (b"", io.BytesIO()):
+        with pytest.raises(ImageError, match="is empty"):
+            engine.saliency(empty)
