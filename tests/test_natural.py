@@ -234,7 +234,7 @@ net (float[N,3,48,48] image) => (float[N,K] s) <int64[2] flat> { s = Reshape (im
 
 def test_the_score_rises_and_the_seed_decides(file: Path) -> None:
     engine = Engine(file, "cpu")
-    options: dict[str, Any] = {"steps": 30, "score_every": 10}
+    options: dict[str, Any] = {"steps": 30, "step_size": 0.1, "score_every": 10}
     first, other = engine.visualize([1, 3], seed=2, **options)
     assert first.settings["preset"] == "natural"
     assert first.scores[-1] > first.scores[0]
