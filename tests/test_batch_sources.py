@@ -16,7 +16,7 @@ from PIL import Image
 
 from deepinside.cli.main import cli
 from deepinside.engine import Engine, ImageError, ImageFile, SettingError
-from deepinside.engine.batch import Columns, Item, Sources
+from deepinside.engine.batch import Columns, Item, Manifest, Sources, read_records
 from deepinside.engine.batch.names import plain_stem
 
 
@@ -307,3 +307,28 @@ def test_the_engine_takes_bytes_and_open_files(folder: Path) -> None:
     for empty in (b"", io.BytesIO()):
         with pytest.raises(ImageError, match="is empty"):
             engine.saliency(empty)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 5000,
+        "1" * 5000,
+        '{"task": "saliency"}',
+        '{"task": "saliency", "input": 7, "status": "ok"}',
+        '{"task": "saliency", "input": "a", "status": "ok", "maps": 7}',
+        '{"task": "saliency", "input": "a", "status": "ok", "maps": [3]}',
+        '{"task": "saliency", "input": "a", "status": "ok", "maps": [{"files": "x"}], "stem": 5}',
+        '{"task": "saliency", "input": "a", "maps": [{"files": {"saliency": "../b.npy"}}]}',
+        '{"task": "visualization", "input": "a", "files": ["/etc/passwd"]}',
+        '{"task": "saliency", "inp',
+    ],
+    ids=lambda line: line[:70],
+)
+def test_lines_that_no_command_wrote_are_passed_over(tmp_path: Path, line: str) -> None:
+    good = '{"task": "saliency", "input": "b", "status": "ok", "maps": [], "stem": null}'
+    (tmp_path / "manifest.jsonl").write_text(f"{line}\n{good}\n")
+    assert [record["input"] for record in read_records(tmp_path / "manifest.jsonl")] == ["b"]
+    with Manifest(tmp_path) as manifest:
+        assert manifest.get("saliency", "a") is None
+        assert manifest.get("saliency", "b") is not None

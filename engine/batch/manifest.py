@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from io import BufferedReader, FileIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, Self
 
@@ -246,11 +246,39 @@ def _line(record: Record) -> bytes:
 
 
 def _record(line: bytes) -> Record | None:
+    """The record of a line; None where it is none that a command wrote."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and {"task", "input"} <= record.keys() else None
+    return record if isinstance(record, dict) and _is_sound(record) else None
+
+
+def _is_sound(record: Record) -> bool:
+    """Whether what is read of a record has its types, and its files lie in the folder."""
+    texts = [record.get("task"), record.get("input"), record.get("status")]
+    texts += [record.get("variant", ""), record.get("stem") or ""]
+    maps = record.get("maps", [])
+    # An evaluation tells by this word which boxes were given.
+    objects = record.get("objects", []) if record.get("task") == "localization" else []
+    if not all(isinstance(text, str) for text in texts):
+        return False
+    if not all(isinstance(part, list) for part in (maps, objects)):
+        return False
+    entries = [*maps, *objects]
+    if not all(isinstance(entry, dict) for entry in entries):
+        return False
+    names = [record.get("picture") or "", *_names(record.get("files", []))]
+    names += [entry.get("mask", "") for entry in objects]
+    names += [name for entry in maps for name in _names(entry.get("files", {}))]
+    return all(isinstance(name, str) and PurePath(name).name == name for name in names)
+
+
+def _names(files: Any) -> list[Any]:
+    """Names in a list of files, or in an object of them by kind; a wrong type is no name."""
+    if isinstance(files, dict):
+        return list(files.values())
+    return files if isinstance(files, list) else [files]
 
 
 def _key(task: str, name: str, variant: str) -> bytes:
