@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -83,7 +84,11 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
         OutputError: the file can't be written.
     """
     with replacing(path) as stream:
-        np.save(stream, array, allow_pickle=False)
+        # Not straight into the file, which NumPy fills by a way of its own that does not say why it
+        # fails.
+        content = BytesIO()
+        np.save(content, array, allow_pickle=False)
+        stream.write(content.getbuffer())
 
 
 def save_picture(path: Path, pixels: NDArray[np.uint8]) -> None:

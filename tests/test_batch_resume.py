@@ -1,6 +1,7 @@
 """Jobs that are killed, stopped, or run out of room, and go on."""
 
 import errno
+import io
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from engine_fixtures import write
 from PIL import Image
 
 from deepinside.cli.main import cli
+from deepinside.engine import OutputError
 from deepinside.engine.batch import Manifest, restored
 
 PICTURES = 150
@@ -229,3 +231,22 @@ def test_results_do_not_depend_on_the_batch_size(batch_size: str) -> None:
     run(*arguments("b", "--batch-size", batch_size), code=1)
     for path in Path("a").glob("*.npy"):
         np.testing.assert_allclose(np.load(path), np.load(Path("b", path.name)), rtol=1e-5)
+
+
+def test_a_line_that_does_not_fit_is_taken_back() -> None:
+    class Full(io.FileIO):
+        def write(self, content: Any) -> int:
+            if os.fstat(self.fileno()).st_size > 100:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(bytes(content)[:60])  # as much as there is room for
+
+    record = {"task": "saliency", "input": "x" * 40, "status": "ok"}
+    with Manifest(Path("out")) as manifest:
+        manifest.add(record)
+        usual, manifest._file = manifest._file, Full(manifest._path, "ab")
+        before = Path("out/manifest.jsonl").read_bytes()
+        with pytest.raises(OutputError, match="No space left on device"):
+            manifest.add({**record, "input": "y" * 400})
+        manifest._file.close()
+        manifest._file = usual
+    assert Path("out/manifest.jsonl").read_bytes() == before
