@@ -165,6 +165,7 @@ def test_ten_crops_are_put_back_in_their_places(tmp_path: Path) -> None:
             total[top : top + 6, left : left + 6] += back
             count[top : top + 6, left : left + 6] += 1
     np.testing.assert_allclose(found.saliency, total / count, rtol=1e-4)
+    assert found.signed is None  # a mean of magnitudes
     assert found.region == Region(2, 0, 10, 8)
     assert found.attribution is None
     assert found.method.variant == "10-crops"
@@ -212,3 +213,26 @@ def test_the_rule_of_relu_must_be_the_files(tmp_path: Path) -> None:
     assert guided.saliency(pictures(1))[0].method == Method("guided-backprop")
     with pytest.raises(TaskError, match=r"gives guided-backprop: export .* --relu gradient"):
         guided.saliency(pictures(1), method="smoothgrad")
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"deconvnet", "guided-backprop"}))
+def test_maps_are_reduced_from_attributions(tmp_path: Path, name: str) -> None:
+    """The largest magnitude over the channels; of shares of a score, the magnitude of their sum."""
+    settings = {"samples": 3, "steps": 3}
+    own = {key: value for key, value in settings.items() if key in METHODS[name]}
+    (found,) = engine(tmp_path).saliency(pictures(1), 1, method=Method(name, **own))  # type: ignore[arg-type]
+    assert found.attribution is not None
+    assert found.attribution.ndim == 3
+    assert found.attribution.shape[0] == 3
+    shares = name in {"input-x-gradient", "integrated-gradients", "blur-ig", "guided-ig"}
+    magnitude = np.abs(found.attribution)
+    expected = np.abs(found.attribution.sum(axis=0)) if shares else magnitude.max(axis=0)
+    np.testing.assert_allclose(found.saliency, expected, rtol=1e-5, atol=1e-7)
+    assert not np.allclose(magnitude.max(axis=0), magnitude.mean(axis=0))  # channels differ
+    if name in {"smoothgrad-squared", "vargrad"}:
+        assert found.signed is None
+    else:
+        assert found.signed is not None
+        np.testing.assert_allclose(
+            found.signed, found.attribution.sum(axis=0), rtol=1e-5, atol=1e-7
+        )
