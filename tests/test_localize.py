@@ -210,6 +210,18 @@ def test_an_object_reaches_beyond_what_the_network_saw() -> None:
     assert found.box == box
 
 
+def test_of_two_objects_of_one_colour_the_larger_is_found() -> None:
+    large, small = Box(left=20, top=20, right=80, bottom=70), Box(130, 75, 150, 90)
+    picture = scene((100, 200), large)
+    pixels = picture.pixels.copy()
+    pixels[small.top : small.bottom, small.left : small.right] = pixels[30:45, 30:50]
+    hill = blob((50, 100), (22.5, 25), 10) + blob((50, 100), (41, 70), 5)
+    region = Region(0, 0, 200, 100)
+    found = localize(saliency_of(hill, region, (100, 200)), Picture(pixels, "scene.png"))
+    assert found.box == large
+    assert not found.mask[small.top : small.bottom, small.left : small.right].any()
+
+
 def test_a_large_picture_is_cut_at_its_work_size() -> None:
     box = Box(left=420, top=200, right=700, bottom=500)
     picture = scene((600, 1000), box)
