@@ -5,7 +5,6 @@ from deepinside.engine.contract import Contract
 from deepinside.engine.decode import ImageFile, Picture, load_picture
 from deepinside.engine.engine import Engine, read_contract
 from deepinside.engine.errors import (
-    DependencyError,
     DivergenceError,
     EngineError,
     ImageError,
@@ -51,7 +50,6 @@ __all__ = [
     "ClassImage",
     "ClassScore",
     "Contract",
-    "DependencyError",
     "DivergenceError",
     "Engine",
     "EngineError",

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 __all__ = [
-    "DependencyError",
     "DivergenceError",
     "EngineError",
     "ImageError",
@@ -127,7 +126,3 @@ class OutputError(EngineError):
 
 class DivergenceError(EngineError):
     """A score, gradient or picture became infinite or not a number."""
-
-
-class DependencyError(EngineError):
-    """A package that is asked for by what the caller wants is not installed."""

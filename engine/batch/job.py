@@ -58,7 +58,7 @@ def make_sink(folder: Path, settings: JobSettings, *, overwrite: bool, shard_siz
     """The sink of a job's format.
 
     Raises:
-        DependencyError: it needs a package that is not installed.
+        PackageMissingError: it needs a package that is not installed.
     """
     if settings.format == "files":
         return FileSink(folder, settings, overwrite)

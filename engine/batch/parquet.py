@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from deepinside.engine.batch.items import Item, refused
 from deepinside.engine.batch.lists import Columns, parse_targets
 from deepinside.engine.batch.names import plain_stem
-from deepinside.engine.errors import DependencyError, EngineError, ImageError, SettingError
+from deepinside.engine.errors import EngineError, ImageError, PackageMissingError, SettingError
 
 __all__ = ["parquet_items", "pyarrow"]
 
@@ -20,14 +20,15 @@ def pyarrow() -> Any:
     """The package.
 
     Raises:
-        DependencyError: it is not installed.
+        PackageMissingError: it is not installed.
     """
     try:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
-        raise DependencyError(
-            "Parquet files need the package pyarrow: run pip install 'deepinside[parquet]'."
+        raise PackageMissingError(
+            "pyarrow",
+            "Parquet files need the package pyarrow: run pip install 'deepinside[parquet]'.",
         ) from None
     return pyarrow
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from deepinside.engine.errors import DependencyError, ImageError, SettingError
+from deepinside.engine.errors import ImageError, PackageMissingError, SettingError
 
 __all__ = ["find", "is_url", "open_url"]
 
@@ -28,7 +28,7 @@ def find(url: str, *, patterns: bool) -> Iterator[tuple[str, bool]] | None:
 
     Raises:
         SettingError: the protocol is not known, or the place can't be read.
-        DependencyError: fsspec or a plug-in of it is missing.
+        PackageMissingError: fsspec or a plug-in of it is missing.
     """
     system, path = _system(url)
     try:
@@ -53,7 +53,7 @@ def open_url(url: str) -> BinaryIO:
         return cast(BinaryIO, system.open(path, "rb"))
     except FileNotFoundError:
         raise ImageError(url, "there is no such file.") from None
-    except DependencyError:
+    except PackageMissingError:
         raise
     except Exception as error:
         # Plug-ins raise what their own libraries raise, which has no base class in common; one
@@ -66,13 +66,15 @@ def _system(url: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ModuleNotFoundError:
-        raise DependencyError(
-            f"{url} needs the package fsspec: run pip install 'deepinside[remote]'."
+        raise PackageMissingError(
+            "fsspec", f"{url} needs the package fsspec: run pip install 'deepinside[remote]'."
         ) from None
     try:
         system, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise DependencyError(f"{url} needs a package that is not installed: {error}.") from error
+        raise PackageMissingError(
+            error.name or "", f"{url} needs a package that is not installed: {error}."
+        ) from error
     except ValueError as error:
         raise SettingError(f"{url} can't be read: {error}.") from error
     return system, str(path)

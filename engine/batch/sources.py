@@ -72,7 +72,7 @@ class Sources:
 
         Raises:
             SettingError: an argument means no picture, or a list can't be read.
-            DependencyError: an argument needs a package that is not installed.
+            PackageMissingError: an argument needs a package that is not installed.
         """
         self.columns = columns or Columns()
         self.skipped: Counter[str] = Counter()
