@@ -7,8 +7,8 @@ from typing import Any
 import onnx
 
 # Dense peaks: FLOP/s by precision, and bytes/s of memory, by NVIDIA's data sheets of these GPUs;
-# figures with sparsity are halved. float32 is that of the ordinary cores. Not compared with the
-# sheets yet: do so before shares are quoted.
+# figures with sparsity are halved. float32 is that of the ordinary cores. H100 and
+# H200 agree with published tables; compare the others before shares are quoted.
 _SHEETS: dict[str, dict[str, float]] = {
     "H200": {"float32": 67e12, "tf32": 494.5e12, "float16": 989.5e12, "bytes": 4.8e12},
     "H100 PCIe": {"float32": 51e12, "tf32": 378e12, "float16": 756e12, "bytes": 2.0e12},
