@@ -1,6 +1,6 @@
 """How time grows with batch, picture size and depth, and the memory of it all, on a CPU.
 
-    python benchmarks/growth.py [--rounds 20] [--threads 2]
+    python benchmarks/growth.py [--rounds 20] [--threads 2] [--only memory ...]
 
 Forward pass, our file and PyTorch's gradient, interleaved in one process as in benchmarks/cpu.py;
 memory is the peak of a process of its own, less what it had before the network was opened. Writes
@@ -11,12 +11,11 @@ import argparse
 import datetime
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,9 @@ from cpu import (
     versions,
 )
 from rivals import open_session
+
+from deepinside.engine.session import SessionSettings
+from deepinside.engine.session import open_session as engine_session
 
 PLOT = Path(__file__).resolve().parent.parent / "docs" / "images" / "growth.png"
 BATCHES = (1, 2, 4, 8, 16)
@@ -82,15 +84,24 @@ def peaks(name: str, network: Network, batch: int, threads: int) -> dict[str, fl
     return found
 
 
+def opened(path: Path, threads: int) -> Callable[[np.ndarray], Any]:
+    """What runs a file on pictures: the engine ours, which holds less than a bare session."""
+    if path.name.endswith(".cpu.onnx"):
+        ours = engine_session(path, SessionSettings("cpu", threads=threads, spinning=False))
+        return lambda image: ours.run(list(ours.outputs), {next(iter(ours.inputs)): image})
+    session = open_session(path, threads)
+    return lambda image: session.run(None, {session.get_inputs()[0].name: image})
+
+
 def peak(given: argparse.Namespace) -> float:
     """Megabytes that opening and running takes: an ONNX file, or a network of timm in PyTorch."""
     shape = (given.batch, 3, given.size, given.size)
     image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     if given.one.suffix == ".onnx":
         before = _megabytes()
-        session = open_session(given.one, given.threads)
-        for _ in range(2):
-            session.run(None, {session.get_inputs()[0].name: image})
+        run = opened(given.one, given.threads)
+        for _ in range(3):
+            run(image)
         return _megabytes() - before
     import torch
 
@@ -108,32 +119,46 @@ def peak(given: argparse.Namespace) -> float:
 
 
 def _megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The peak of this process; getrusage's would be its parent's, where that had more."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    (peak,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) / 1024
 
 
 def measure(given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Rows of the four questions."""
-    rows: dict[str, list[dict[str, Any]]] = {
-        question: [] for question in ("batch", "size", "depth", "memory")
-    }
+    """Rows of the questions that were asked."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        network = from_timm("resnet18", place)
-        for batch in BATCHES:
-            rows["batch"].append({"batch": batch} | timed(network, batch, given))
-        for size in SIZES:
-            rows["size"].append(
-                {"size": size} | timed(from_timm("resnet18", place, size), 1, given)
-            )
-        for name in DEPTHS:
-            rows["depth"].append({"depth": name} | timed(from_timm(name, place), 1, given))
-        for name in MEMORY:
-            network = from_timm(name, place)
-            rows["memory"].extend(
-                {"network": name, "batch": batch} | peaks(name, network, batch, given.threads)
-                for batch in MEMORY_BATCHES
-            )
-    return rows
+        return {question: QUESTIONS[question](place, given) for question in given.only}
+
+
+def by_batch(place: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Milliseconds of batches."""
+    network = from_timm("resnet18", place)
+    return [{"batch": batch} | timed(network, batch, given) for batch in BATCHES]
+
+
+def by_size(place: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Milliseconds of pictures of other sizes."""
+    return [{"size": size} | timed(from_timm("resnet18", place, size), 1, given) for size in SIZES]
+
+
+def by_depth(place: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Milliseconds of deeper networks."""
+    return [{"depth": name} | timed(from_timm(name, place), 1, given) for name in DEPTHS]
+
+
+def by_network(place: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Megabytes."""
+    return [
+        {"network": name, "batch": batch}
+        | peaks(name, from_timm(name, place), batch, given.threads)
+        for name in MEMORY
+        for batch in MEMORY_BATCHES
+    ]
+
+
+QUESTIONS = {"batch": by_batch, "size": by_size, "depth": by_depth, "memory": by_network}
 
 
 def plot(rows: dict[str, list[dict[str, Any]]]) -> None:
@@ -172,6 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=list(QUESTIONS))
     parser.add_argument("--plot", type=Path, help="draw results that are there")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
@@ -190,7 +216,10 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     kept = make_timm_importable()
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    path = RESULTS / f"growth-{date}.json"
     rows = measure(given)
+    if path.exists():  # what was measured earlier on this day
+        rows = json.loads(path.read_text(encoding="utf-8"))["measurements"] | rows
     report = {
         "date": date,
         "machine": machine(),
@@ -198,7 +227,6 @@ def main() -> None:
         "settings": {"rounds": given.rounds, "threads": given.threads, "spinning": False},
         "measurements": rows,
     }
-    path = RESULTS / f"growth-{date}.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     plot(rows)
     del kept

@@ -64,7 +64,7 @@ def measure(name: str, folder: Path, given: argparse.Namespace) -> dict[str, Any
     import jax
     import keras
 
-    options = {"include_preprocessing": False} if name.startswith(("Eff", "ConvNeXt")) else {}
+    options = {"include_preprocessing": False} if name.startswith("ConvNeXt") else {}
     model = getattr(keras.applications, name)(
         weights=None, classifier_activation=None, name="network", **options
     )

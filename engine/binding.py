@@ -176,6 +176,8 @@ class PingPong:
             seen = put(still or {})
             self._still = [self._bind(source, seen) for source in range(2)] if seen else self._steps
             self._queued = False
+            grows = session.grows(state)
+            self._first = session.run_options(wait=False, shrink=True) if grows else None
         except runtime_errors() as error:
             raise session.translate(error) from error
 
@@ -205,6 +207,8 @@ class PingPong:
 
     def _run(self, bindings: list[tuple[Any, Any]]) -> None:
         binding, options = bindings[self._at]
+        if self._first is not None:
+            options, self._first = self._first, None
         try:
             self._session.raw.run_with_iobinding(binding, options)
         except runtime_errors() as error:

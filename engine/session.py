@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -108,6 +109,7 @@ class Session:
         self.inputs = {item.name: _tensor_info(item) for item in (*raw.get_inputs(), *optional)}
         self.outputs = {item.name: _tensor_info(item) for item in raw.get_outputs()}
         self._graph_ids = itertools.count()
+        self._largest_feed = 0  # bytes
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Run once, from host arrays to host arrays.
@@ -124,23 +126,43 @@ class Session:
         if self.cuda_graph:
             # A recorded run would read the buffers that it was recorded with, not these arrays.
             arguments.append(self.run_options(graph=-1))
+        elif self.grows(feeds):
+            arguments.append(self.run_options(shrink=True))
         try:
             return list(self.raw.run(*arguments))
         except runtime_errors() as error:
             raise self.translate(error) from error
 
-    def run_options(self, *, graph: int | None = None, wait: bool = True) -> Any:
+    def grows(self, feeds: Mapping[str, NDArray[Any]]) -> bool:
+        """Whether a CPU run takes larger inputs than any before it.
+
+        Such a run allocates tensor by tensor; from its end on, ONNX Runtime knows how all of them
+        fit into one block, and takes that beside what it has. Giving the latter back in between
+        spares up to half of the memory (docs/performance.md) and costs later runs nothing.
+        """
+        size = sum(array.nbytes for array in feeds.values())
+        if self.device.kind != "cpu" or sys.maxsize < 2**32 or size <= self._largest_feed:
+            return False  # on 32 bits there is no arena
+        self._largest_feed = size
+        return True
+
+    def run_options(
+        self, *, graph: int | None = None, wait: bool = True, shrink: bool = False
+    ) -> Any:
         """ONNX Runtime's `RunOptions`.
 
         Args:
             graph: number of the recorded run to replay, or to record the first time; -1 for none.
             wait: whether the host waits until the GPU is done.
+            shrink: give the CPU memory that is free after the run back.
         """
         options = load_runtime().RunOptions()
         if graph is not None:
             options.add_run_config_entry("gpu_graph_id", str(graph))
         if not wait:
             options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        if shrink:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         return options
 
     def new_graph(self) -> int:

@@ -16,6 +16,7 @@ from engine_fixtures import RECORD, Recipe, pictures, write
 from onnx import TensorProto, helper, numpy_helper
 from record_cases import BAD, GOOD
 
+from deepinside import models
 from deepinside.engine import (
     Engine,
     ModelFileError,
@@ -37,6 +38,7 @@ from deepinside.engine.modelfile import content_sha256, external_files, read_hea
 from deepinside.engine.providers import PROBE_MODEL
 from deepinside.engine.record import parse_record
 from deepinside.engine.session import SessionSettings, open_session
+from deepinside.exporters import export_saliency
 
 
 def test_contract_has_every_key(tmp_path: Path) -> None:
@@ -433,3 +435,32 @@ def test_unwritable_places(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="can't be written"):
         save_text(tmp_path, "x")  # a folder
     assert os.listdir(tmp_path) == ["file"]
+
+
+def _held(path: Path, *, shrinks: bool) -> int:
+    """Kilobytes that a session holds after three runs."""
+    session = open_session(path, SessionSettings("cpu", threads=1))
+    if not shrinks:
+        session._largest_feed = 1 << 40
+    before = _resident()
+    for _ in range(3):
+        session.run(["score"], {"image": np.zeros((8, 3, 224, 224), np.float32)})
+    return _resident() - before
+
+
+def _resident() -> int:
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it in /proc")
+def test_a_first_run_gives_its_memory_back(tmp_path: Path) -> None:
+    path = tmp_path / "s.onnx"
+    export_saliency(models.default_classifier(), path, optimize_for="cpu")
+    assert _held(path, shrinks=True) < 0.95 * _held(path, shrinks=False)
+
+
+def test_memory_is_given_back_where_batches_grow(tmp_path: Path) -> None:
+    session = open_session(write(tmp_path / "m.onnx"), SessionSettings("cpu"))
+    one, two = np.zeros((1, 3), np.float32), np.zeros((2, 3), np.float32)
+    assert [session.grows({"x": x}) for x in (one, one, two, one, two)] == [1, 0, 1, 0, 0]
