@@ -101,6 +101,13 @@ class Manifest:
         record: Record = json.loads(self._reader.readline())
         return record
 
+    def records(self, task: str) -> Iterator[Record]:
+        """The latest records of a task, in the order of their lines, one by one."""
+        for line in self._lines():
+            record: Record = json.loads(line)
+            if record["task"] == task:
+                yield record
+
     def stem(self, name: str, stem: str, *, shared: bool = False) -> str:
         """The stem of an input's files, which no other input's files have, whatever its case.
 
@@ -206,12 +213,16 @@ class Manifest:
 
     def _compact(self) -> None:
         """Drop the lines that later ones replace."""
-        assert self._reader is not None
         with replacing(self._path) as target:
-            for (offset,) in self._index.rows("SELECT offset FROM lines ORDER BY offset"):
-                self._reader.seek(offset)
-                target.write(self._reader.readline())
+            target.writelines(self._lines())
             self._close()  # Windows replaces no open file
+
+    def _lines(self) -> Iterator[bytes]:
+        """The lines that no later one replaces."""
+        for (offset,) in self._index.rows("SELECT offset FROM lines ORDER BY offset"):
+            assert self._reader is not None
+            self._reader.seek(offset)
+            yield self._reader.readline()
 
 
 def finite(number: float | None) -> float | None:
