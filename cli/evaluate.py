@@ -1,6 +1,7 @@
 """`deepinside evaluate`: can the maps be trusted?"""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,10 @@ import click
 
 from deepinside.cli.errors import reports_errors
 from deepinside.cli.evaluation import EvaluationJob
-from deepinside.cli.evaluation_summary import summary_of, table
+from deepinside.cli.evaluation_summary import Summary, table
+from deepinside.cli.inputs import sources_of
+from deepinside.cli.job_display import tell, tell_how_to_go_on
+from deepinside.cli.job_options import InputChoice, input_options
 from deepinside.cli.method_options import NAMES
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
@@ -24,11 +28,10 @@ from deepinside.cli.options import (
     quiet_option,
     size_option,
 )
-from deepinside.cli.pictures import expand_inputs
 from deepinside.cli.progress import progress_bar, say
+from deepinside.cli.stopping import stoppable
 
 if TYPE_CHECKING:
-    from deepinside.engine.batch import Record
     from deepinside.engine.evaluation import EvaluationSettings, Explainer
 
 __all__ = ["evaluate"]
@@ -144,6 +147,7 @@ _existing_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--plots", is_flag=True, help="Draw curves and the sanity check, as PNG.")
 @output_option
+@input_options
 @device_option
 @batch_size_option("Pictures")
 @size_option
@@ -163,6 +167,7 @@ def evaluate(
     methods: tuple[str, ...],
     folders: tuple[Path, ...],
     output: Path,
+    job: InputChoice,
     device: str,
     batch_size: int,
     size: str | None,
@@ -196,24 +201,27 @@ def evaluate(
       evaluation.json      mean, spread (standard deviation) and count over the maps
       evaluation.*.png     with --plots
 
-    A picture that fails is reported and the others go on; the exit code is then 1. Pictures that an
-    earlier run evaluated in the same way are kept; other settings need --overwrite, or another
-    folder. --json prints the lines of the pictures, then the summary in one line.
+    INPUT, TARGET, and what happens to pictures that can't be read and to jobs that are stopped, are
+    as in saliency. Pictures that an earlier run evaluated in the same way are kept; other settings
+    need --overwrite, or another folder. --json prints the lines of the pictures, then the summary
+    in one line.
 
     \b
     Examples:
       deepinside evaluate example:chelsea
       deepinside evaluate photos/ --method vanilla --method input-x-gradient --plots -o evaluation
       deepinside evaluate photos/ --boxes boxes.csv --metric localisation
+      deepinside evaluate "shards/*.tar" --target-column cls -o evaluation
       deepinside evaluate photos/ --maps gradcam/ --maps ours/ -m classifier.onnx
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
     from deepinside.engine.batch import Manifest
+    from deepinside.engine.batch.manifest import json_text
     from deepinside.engine.evaluation import CONTROLS, Control
+    from deepinside.engine.files import remove_unfinished
     from deepinside.engine.packages import require_package
 
     if plots:
         require_package("matplotlib", "--plots", "plots")
-    pictures = expand_inputs(inputs, output)
     settings = _settings(numbers)
 
     def exported(relu: str = "gradient") -> Path:
@@ -228,44 +236,47 @@ def evaluate(
             options={} if relu == "gradient" else {"relu": relu},
         )
 
-    file = exported()
-    explainers: dict[str, Explainer] = {
-        **_methods(methods or (() if folders else ("vanilla",)), exported, device, batch_size),
-        **_given(folders),
-        **({} if no_controls else {name: Control(name, settings.seed) for name in CONTROLS}),
-    }
-    counts = dict.fromkeys(("ok", "kept", "failed"), 0)
-    records: list[Record] = []
-    with (
-        Manifest(output) as manifest,
-        EvaluationJob(
-            manifest,
-            file,
-            explainers,
-            settings,
-            targets=targets,
-            objects=(numbers["boxes"], numbers["masks"]),
-            size=size,
-            device=device,
-            batch_size=batch_size,
-            overwrite=overwrite,
-        ) as job,
-        progress_bar("Evaluation", quiet=quiet) as advance,
-    ):
-        for record in job.records(pictures):
-            records.append(record)
-            counts[record["status"]] += 1
-            if record["error"]:
-                say(f"Error: {record['error']}")
-            advance(len(records), len(pictures), record["input"])
-            if as_json:
-                click.echo(json.dumps(record, ensure_ascii=False))
-    _finish(records, output, score, plots=plots, as_json=as_json)
-    say(
-        f"{counts['ok']} done, {counts['kept']} kept, {counts['failed']} failed; "
-        f"figures are in {output}",
-        quiet=quiet,
-    )
+    counts: Counter[str] = Counter()
+    summary = Summary()
+    with stoppable() as stop, sources_of(inputs, output, job, stop) as sources:
+        file = exported()
+        explainers: dict[str, Explainer] = {
+            **_methods(methods or (() if folders else ("vanilla",)), exported, device, batch_size),
+            **_given(folders),
+            **({} if no_controls else {name: Control(name, settings.seed) for name in CONTROLS}),
+        }
+        with (
+            Manifest(output) as manifest,
+            EvaluationJob(
+                manifest,
+                file,
+                explainers,
+                settings,
+                targets=targets,
+                objects=(numbers["boxes"], numbers["masks"]),
+                size=size,
+                device=device,
+                batch_size=batch_size,
+                overwrite=overwrite,
+                resume=job.resume,
+            ) as evaluation,
+            progress_bar("Evaluation", quiet=quiet) as advance,
+        ):
+            if job.resume:
+                remove_unfinished(output)
+            for record in evaluation.records(stop.before(sources.items())):
+                summary.add(record)
+                counts[record["status"]] += 1
+                if record["error"]:
+                    say(f"Error: {record['error']}")
+                advance(counts.total(), sources.total, record["input"])
+                if as_json:
+                    click.echo(json_text(record))
+    _finish(summary.result(), output, score, plots=plots, as_json=as_json)
+    tell(counts, sources, evaluation.device, output, quiet=quiet)
+    if stop:
+        tell_how_to_go_on(stop)
+        context.exit(128 + (stop.signal or 0))
     if counts["failed"]:
         context.exit(1)
 
@@ -328,12 +339,11 @@ def _given(folders: Sequence[Path]) -> "dict[str, Explainer]":
 
 
 def _finish(
-    records: "list[Record]", output: Path, score: str, *, plots: bool, as_json: bool
+    summary: dict[str, Any] | None, output: Path, score: str, *, plots: bool, as_json: bool
 ) -> None:
-    """Write and show the summary."""
+    """Write and show the summary, if there is one."""
     from deepinside.engine.files import save_text
 
-    summary = summary_of(records)
     if summary is None:
         return
     path = output / "evaluation.json"

@@ -20,7 +20,7 @@ from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, Self
 
-from deepinside.engine.batch.names import digest
+from deepinside.engine.batch.names import unshared_stem
 from deepinside.engine.batch.scratch import Scratch
 from deepinside.engine.errors import OutputError
 from deepinside.engine.files import make_folder, replacing
@@ -122,7 +122,7 @@ class Manifest:
         if owner == _text(name):
             return stem
         if owner is not None or shared:
-            return f"{stem}-{digest(name)}"
+            return unshared_stem(stem, name)
         self._claim(stem, name)
         return stem
 

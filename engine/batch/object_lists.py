@@ -1,8 +1,8 @@
 """Lists of all boxes that a folder's manifest tells of: JSON Lines, and COCO's results.
 
-The manifest is what counts. The lines of `boxes.jsonl` are appended as pictures are done, and both
-lists are written anew from the manifest when a run begins, which mends what a kill left, and when it
-ends, which drops what was replaced. Neither is ever held in memory.
+The manifest is what counts. The lines of `boxes.jsonl` are appended as pictures are done. Both
+lists are written anew from the manifest when a run begins, which mends what a kill left, and when
+it ends, which drops what was replaced. Neither is ever held in memory.
 """
 
 from collections.abc import Iterator
