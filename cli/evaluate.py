@@ -14,7 +14,7 @@ from deepinside.cli.evaluation_summary import Summary, table
 from deepinside.cli.inputs import sources_of
 from deepinside.cli.job_display import tell, tell_how_to_go_on
 from deepinside.cli.job_options import InputChoice, input_options
-from deepinside.cli.method_options import NAMES
+from deepinside.cli.method_options import method_of
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
@@ -62,9 +62,10 @@ _existing_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--method",
     "methods",
-    type=click.Choice(NAMES),
     multiple=True,
-    help="Saliency method; may be repeated to compare several.  [default: vanilla, without --maps]",
+    metavar="NAME[:SETTING=X,...]",
+    help="Saliency method, perhaps with settings: smoothgrad:samples=50,noise=0.2. May be repeated "
+    "to compare several; saliency -h names them.  [default: vanilla, without --maps]",
 )
 @click.option(
     "--maps",
@@ -210,6 +211,7 @@ def evaluate(
     Examples:
       deepinside evaluate example:chelsea
       deepinside evaluate photos/ --method vanilla --method input-x-gradient --plots -o evaluation
+      deepinside evaluate photos/ --method smoothgrad --method smoothgrad:samples=100,noise=0.1
       deepinside evaluate photos/ --boxes boxes.csv --metric localisation
       deepinside evaluate "shards/*.tar" --target-column cls -o evaluation
       deepinside evaluate photos/ --maps gradcam/ --maps ours/ -m classifier.onnx
@@ -242,7 +244,7 @@ def evaluate(
         file = exported()
         explainers: dict[str, Explainer] = {
             **_methods(methods or (() if folders else ("vanilla",)), exported, device, batch_size),
-            **_given(folders),
+            **_given(folders, methods),
             **({} if no_controls else {name: Control(name, settings.seed) for name in CONTROLS}),
         }
         with (
@@ -302,34 +304,34 @@ _NOT_SETTINGS = ("metrics", "boxes", "masks")
 
 
 def _methods(
-    names: Sequence[str], exported: Callable[[str], Path], device: str, batch_size: int
+    texts: Sequence[str], exported: Callable[[str], Path], device: str, batch_size: int
 ) -> "dict[str, Explainer]":
     """The engine's methods, each with the file that it needs.
 
     Raises:
         EngineError: a method does not go with the file that was given.
     """
-    from deepinside.engine import Method, read_contract
+    from deepinside.engine import read_contract
     from deepinside.engine.evaluation import MethodMaps
     from deepinside.engine.methods import find_method
 
     found: dict[str, Explainer] = {}
-    for name in names:
-        method = Method(name)  # type: ignore[arg-type]
+    for text in texts:
+        method = method_of(text)
         file = exported(method.relu)
         find_method(method, read_contract(file), where=str(file))
-        found[name] = MethodMaps(file, method, device, batch_size)
+        found[text] = MethodMaps(file, method, device, batch_size)
     return found
 
 
-def _given(folders: Sequence[Path]) -> "dict[str, Explainer]":
+def _given(folders: Sequence[Path], methods: Sequence[str]) -> "dict[str, Explainer]":
     """Maps of other tools, by the names of their folders."""
     from deepinside.engine.evaluation import CONTROLS, GivenMaps
 
     found: dict[str, Explainer] = {}
     for folder in folders:
         name = folder.resolve().name
-        if name in found or name in CONTROLS or name in NAMES:
+        if name in (*found, *CONTROLS, *methods):
             raise click.UsageError(
                 f"--maps {folder} would be called {name!r} in the results, as something else is "
                 "called already: give the folder another name."

@@ -12,7 +12,7 @@ from deepinside.cli.progress import say
 if TYPE_CHECKING:
     from deepinside.engine import Method
 
-__all__ = ["MethodChoice", "method_options"]
+__all__ = ["MethodChoice", "method_of", "method_options"]
 
 # Written out: the engine, whose METHODS they are, is not imported for a help text.
 NAMES = (
@@ -71,6 +71,33 @@ class MethodChoice:
                 "(Adebayo et al. 2018): they show edges, not what the class depends on.",
                 quiet=quiet,
             )
+
+
+def method_of(text: str) -> "Method":
+    """The method that a text means, such as `smoothgrad:samples=50,noise=0.2`.
+
+    Raises:
+        SettingError: there is no such method, or not with such settings.
+    """
+    from deepinside.engine import METHODS, Method, SettingError
+
+    name, _, listed = text.partition(":")
+    defaults = METHODS.get(name, {})
+    settings = {}
+    for part in filter(None, listed.split(",")):
+        key, _, value = part.partition("=")
+        if name in METHODS and key not in defaults:
+            has = ", ".join(defaults) or "none"
+            raise SettingError(f"{key} is not a setting of the method {name}, which has: {has}.")
+        kind = type(defaults.get(key, ""))
+        try:
+            settings[key] = kind(value)
+        except ValueError:
+            raise SettingError(
+                f"the method {text!r} gives {key} as {value!r}; it must be of the kind of "
+                f"{defaults[key]}."
+            ) from None
+    return Method(name, **settings)  # type: ignore[arg-type]
 
 
 _OPTIONS = {
