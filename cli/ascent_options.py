@@ -1,15 +1,13 @@
 """The options of an ascent: a preset, and numbers in place of its own."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
+
+from deepinside.cli.options import all_of
 
 __all__ = ["ascent_options"]
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-_OPTIONS = (
+# By the names of `Engine.visualize`'s arguments.
+ascent_options = all_of(
     click.option(
         "--preset",
         metavar="paper|natural",
@@ -52,10 +50,3 @@ _OPTIONS = (
         "--patience", type=int, metavar="N", help="Stop when the scores have not risen for N steps."
     ),
 )
-
-
-def ascent_options(command: _F) -> _F:
-    """Decorate a command with the options; it gets them by the names of `Engine.visualize`'s."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command

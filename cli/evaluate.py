@@ -10,6 +10,7 @@ import click
 
 from deepinside.cli.errors import reports_errors
 from deepinside.cli.evaluation import EvaluationJob
+from deepinside.cli.evaluation_options import evaluation_options, evaluation_settings
 from deepinside.cli.evaluation_summary import Summary, table
 from deepinside.cli.inputs import sources_of
 from deepinside.cli.job_display import tell, tell_how_to_go_on
@@ -18,47 +19,29 @@ from deepinside.cli.method_options import method_of
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
+    classifier_options,
     device_option,
-    json_option,
-    labels_option,
     model_option,
     output_option,
-    overwrite_option,
-    preprocessing_option,
-    quiet_option,
+    result_options,
     size_option,
+    targets_option,
 )
 from deepinside.cli.progress import progress_bar, say
 from deepinside.cli.stopping import stoppable
 
 if TYPE_CHECKING:
-    from deepinside.engine.evaluation import EvaluationSettings, Explainer
+    from deepinside.engine.evaluation import Explainer
 
 __all__ = ["evaluate"]
 
-# Written out, as the engine has them: it is not imported for a help text.
-_METRICS = ("curves", "road", "sensitivity", "localisation", "randomisation")
-_BASELINES = ("blur", "mean", "black")
-_MODES = ("cascading", "independent")
 _SCORES = ("probability", "logit", "top1")
-
-_existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
-_existing_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command()
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @model_option
-@click.option(
-    "-t",
-    "--target",
-    "targets",
-    multiple=True,
-    default=("top1",),
-    show_default=True,
-    metavar="TARGET",
-    help="Class whose maps are evaluated: top1, top5, an index or a label. May be repeated.",
-)
+@targets_option("top1", "Class whose maps are evaluated")
 @click.option(
     "--method",
     "methods",
@@ -70,70 +53,13 @@ _existing_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--maps",
     "folders",
-    type=_existing_folder,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
     multiple=True,
     metavar="FOLDER",
     help="Maps that any tool made: STEM.npy, or as deepinside saliency names them, (H, W) as the "
     "network sees the picture. May be repeated.",
 )
-@click.option(
-    "--metric",
-    "metrics",
-    type=click.Choice(_METRICS),
-    multiple=True,
-    help="May be repeated.  [default: all; localisation with --boxes or --masks]",
-)
-@click.option(
-    "--boxes",
-    type=_existing_file,
-    metavar="FILE",
-    help="Boxes of the objects: .json, .jsonl or .csv of input, left, top, right, bottom.",
-)
-@click.option(
-    "--masks",
-    type=_existing_folder,
-    metavar="FOLDER",
-    help="Masks of the objects: STEM.png of the picture's size, not 0 where the object is.",
-)
-@click.option(
-    "--insertion-from",
-    type=click.Choice(_BASELINES),
-    default="blur",
-    show_default=True,
-    help="What insertion starts from.",
-)
-@click.option(
-    "--deletion-to",
-    type=click.Choice(_BASELINES),
-    default="mean",
-    show_default=True,
-    help="What deleted pixels become, in sensitivity-n too.",
-)
-@click.option("--steps", type=int, default=32, show_default=True, help="Of insertion and deletion.")
-@click.option(
-    "--randomise",
-    type=click.Choice(_MODES),
-    default="cascading",
-    show_default=True,
-    help="Random weights from the scores down to a layer, or in that layer alone.",
-)
-@click.option(
-    "--randomise-steps",
-    type=int,
-    default=8,
-    show_default=True,
-    metavar="N",
-    help="Layers to stop at, the first and the last among them.",
-)
-@click.option(
-    "--tolerance",
-    type=int,
-    default=15,
-    show_default=True,
-    metavar="PIXELS",
-    help="Of the pointing game.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
+@evaluation_options
 @click.option(
     "--score",
     type=click.Choice(_SCORES),
@@ -152,11 +78,8 @@ _existing_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 @device_option
 @batch_size_option("Pictures")
 @size_option
-@preprocessing_option
-@labels_option
-@json_option
-@overwrite_option
-@quiet_option
+@classifier_options
+@result_options
 @click.pass_context
 @reports_errors
 def evaluate(
@@ -224,7 +147,7 @@ def evaluate(
 
     if plots:
         require_package("matplotlib", "--plots", "plots")
-    settings = _settings(numbers)
+    settings = evaluation_settings(numbers)
 
     def exported(relu: str = "gradient") -> Path:
         """The classifier with a backward rule of ReLU; an exported file as it is."""
@@ -281,26 +204,6 @@ def evaluate(
         context.exit(128 + (stop.signal or 0))
     if counts["failed"]:
         context.exit(1)
-
-
-def _settings(numbers: dict[str, Any]) -> "EvaluationSettings":
-    from deepinside.engine.evaluation import METRICS, EvaluationSettings
-
-    placed = numbers["boxes"] is not None or numbers["masks"] is not None
-    if numbers["boxes"] is not None and numbers["masks"] is not None:
-        raise click.UsageError("give either --boxes or --masks, not both.")
-    metrics = numbers["metrics"] or tuple(
-        metric for metric in METRICS if metric != "localisation" or placed
-    )
-    if "localisation" in metrics and not placed:
-        raise click.UsageError("--metric localisation needs --boxes FILE or --masks FOLDER.")
-    return EvaluationSettings(
-        metrics=tuple(dict.fromkeys(metrics)),
-        **{name: value for name, value in numbers.items() if name not in _NOT_SETTINGS},
-    )
-
-
-_NOT_SETTINGS = ("metrics", "boxes", "masks")
 
 
 def _methods(

@@ -1,12 +1,13 @@
 """The options of jobs over many pictures."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+
+from deepinside.cli.options import Decorator, gathered
 
 if TYPE_CHECKING:
     from deepinside.engine.batch import Columns
@@ -117,26 +118,12 @@ _OPTIONS = (
     ),
 )
 
-_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+def _gathered(kind: type[InputChoice], options: Sequence[Decorator]) -> Decorator:
+    """The command gets the options as one `job`, of a kind that has them for its fields."""
+    names = [field.name for field in fields(kind)]
+    return gathered("job", lambda given: kind(**given), names, options)
 
 
-def _decorator(options: Sequence[Callable[..., Any]], kind: type[InputChoice]) -> _Decorator:
-    """What gives a command the options as one `job`, of a kind that has them for its fields."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def wrapped(*args: Any, **given: Any) -> Any:
-            chosen = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
-            return command(*args, job=chosen, **given)
-
-        result: Callable[..., Any] = wrapped
-        for option in reversed(options):
-            result = option(result)
-        return result
-
-    return decorate
-
-
-# The command gets an `InputChoice` as `job`, or a `JobChoice`.
-input_options = _decorator(_INPUT_OPTIONS, InputChoice)
-job_options = _decorator((*_INPUT_OPTIONS, *_OPTIONS), JobChoice)
+input_options = _gathered(InputChoice, _INPUT_OPTIONS)
+job_options = _gathered(JobChoice, (*_INPUT_OPTIONS, *_OPTIONS))

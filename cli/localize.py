@@ -15,15 +15,13 @@ from deepinside.cli.method_options import MethodChoice, method_options
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
+    classifier_options,
     device_option,
-    json_option,
-    labels_option,
     model_option,
     output_option,
-    overwrite_option,
-    preprocessing_option,
-    quiet_option,
+    result_options,
     size_option,
+    targets_option,
 )
 from deepinside.cli.progress import progress_bar
 from deepinside.cli.stopping import stoppable
@@ -37,16 +35,7 @@ __all__ = ["localize"]
 @click.command()
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @model_option
-@click.option(
-    "-t",
-    "--target",
-    "targets",
-    multiple=True,
-    default=("top5",),
-    show_default=True,
-    metavar="TARGET",
-    help="Class to find: top1, top5, an index or a label. May be repeated.",
-)
+@targets_option("top5", "Class to find")
 @method_options
 @click.option(
     "--foreground",
@@ -93,11 +82,8 @@ __all__ = ["localize"]
 @device_option
 @batch_size_option("Pictures")
 @size_option
-@preprocessing_option
-@labels_option
-@json_option
-@overwrite_option
-@quiet_option
+@classifier_options
+@result_options
 @click.pass_context
 @reports_errors
 def localize(

@@ -1,12 +1,11 @@
 """The options that choose a saliency method and its settings."""
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepinside.cli.options import gathered
 from deepinside.cli.progress import say
 
 if TYPE_CHECKING:
@@ -152,18 +151,12 @@ _OPTIONS = {
 }
 
 
-def method_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command with the options; it gets them as one `method`, a `MethodChoice`."""
+def _choice(given: dict[str, Any]) -> MethodChoice:
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if "crops" in chosen:
+        chosen["crops"] = int(chosen["crops"])
+    return MethodChoice(chosen.pop("method", None), chosen)
 
-    @functools.wraps(command)
-    def wrapped(*args: Any, **given: Any) -> Any:
-        chosen = {name: given.pop(name) for name in _OPTIONS}
-        chosen = {name: value for name, value in chosen.items() if value is not None}
-        if "crops" in chosen:
-            chosen["crops"] = int(chosen["crops"])
-        return command(*args, method=MethodChoice(chosen.pop("method", None), chosen), **given)
 
-    result: Callable[..., Any] = wrapped
-    for option in reversed(_OPTIONS.values()):
-        result = option(result)
-    return result
+# The command gets them as one `method`, a `MethodChoice`.
+method_options = gathered("method", _choice, tuple(_OPTIONS), tuple(_OPTIONS.values()))

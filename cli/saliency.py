@@ -12,16 +12,14 @@ from deepinside.cli.method_options import MethodChoice, method_options
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
+    classifier_options,
     device_option,
     gpu_options,
-    json_option,
-    labels_option,
     model_option,
     output_option,
-    overwrite_option,
-    preprocessing_option,
-    quiet_option,
+    result_options,
     size_option,
+    targets_option,
 )
 from deepinside.cli.pages import pages
 from deepinside.cli.progress import progress_bar
@@ -36,16 +34,7 @@ _TASK = "saliency"
 @click.command()
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @model_option
-@click.option(
-    "-t",
-    "--target",
-    "targets",
-    multiple=True,
-    default=("top1",),
-    show_default=True,
-    metavar="TARGET",
-    help="Class to explain: top1, top5, an index or a label. May be repeated.",
-)
+@targets_option("top1", "Class to explain")
 @method_options
 @rendering_options
 @output_option
@@ -54,11 +43,8 @@ _TASK = "saliency"
 @gpu_options
 @batch_size_option("Pictures")
 @size_option
-@preprocessing_option
-@labels_option
-@json_option
-@overwrite_option
-@quiet_option
+@classifier_options
+@result_options
 @click.pass_context
 @reports_errors
 def saliency(

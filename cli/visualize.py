@@ -26,17 +26,14 @@ from deepinside.cli.inputs import EXAMPLE_PREFIX, example_path, file_sha256
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
+    classifier_options,
     device_option,
     gpu_options,
     gpu_settings,
-    json_option,
-    labels_option,
     model_option,
     output_option,
-    overwrite_option,
     place,
-    preprocessing_option,
-    quiet_option,
+    result_options,
     size_option,
 )
 from deepinside.cli.progress import progress_bar, say
@@ -95,11 +92,8 @@ _FRAMES = 32  # of an animation, about
 @device_option
 @gpu_options
 @batch_size_option("Classes")
-@preprocessing_option
-@labels_option
-@json_option
-@overwrite_option
-@quiet_option
+@classifier_options
+@result_options
 @click.pass_context
 @reports_errors
 def visualize(

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from engine_fixtures import Recipe, write
 from PIL import Image
 
-from deepinside.cli.evaluate import _BASELINES, _METRICS, _MODES
+from deepinside.cli.evaluation_options import _BASELINES, _METRICS, _MODES
 from deepinside.cli.main import cli
 from deepinside.engine.evaluation import BASELINES, METRICS, MODES
 
