@@ -21,6 +21,8 @@ from PIL import Image
 from deepinside.cli.main import cli
 from deepinside.cli.stopping import Stop
 from deepinside.engine import load_picture
+from deepinside.engine.batch import Manifest
+from deepinside.engine.batch.object_lists import ObjectLists
 
 COMMANDS = {
     "localize": ["localize", "-m", "m.onnx", "-t", "0", "-o", "out"],
@@ -192,9 +194,6 @@ def test_lists_of_boxes_after_a_kill() -> None:
     found = lines("boxes.jsonl")
     assert 0 < len(found) <= len(listed)
     assert {line["input"] for line in found} <= listed.keys()
-    # As a kill within a write would leave it.
-    with Path("out/boxes.jsonl").open("ab") as stream:
-        stream.write(b'{"input": "in/0')
     run("localize", "in", "--resume")
 
     def ordered(output: str) -> list[Any]:
@@ -207,10 +206,18 @@ def test_lists_of_boxes_after_a_kill() -> None:
     assert sorted(os.listdir("out")) == sorted(os.listdir("whole"))
 
 
+def test_a_run_mends_the_lists_when_it_begins() -> None:
+    run("localize", "in/00.png", "in/01.png")
+    Path("out/boxes.coco.json").unlink()
+    with Path("out/boxes.jsonl").open("ab") as stream:
+        stream.write(b'{"input": "in/0')  # as a kill within a write would leave it
+    with Manifest(Path("out")) as manifest, ObjectLists(manifest, "localization"):
+        assert [line["input"] for line in lines("boxes.jsonl")] == ["in/00.png", "in/01.png"]
+        assert len(coco()) == 2
+
+
 def test_lists_of_boxes_hold_what_the_manifest_holds_at_any_time() -> None:
     seen: list[int] = []
-    from deepinside.engine.batch.object_lists import ObjectLists
-
     add = ObjectLists.add
 
     def looking(self: ObjectLists, record: Any) -> None:
