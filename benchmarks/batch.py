@@ -1,12 +1,13 @@
-"""Memory and speed of `deepinside saliency` over many pictures.
+"""Memory and speed of `saliency`, `localize` and `evaluate` over many pictures.
 
-    python benchmarks/batch.py [--pictures 2000 20000] [--embedded 300] [--large 24]
+    python benchmarks/batch.py [--pictures 2000 20000] [--embedded 300] [--large 24] [--only TEXT]
 
 Small JPEG pictures (64 x 64) go through a tiny classifier of 32 x 32 inputs, so that what is
 measured is the job and not the network; some hundred crops of 500 x 500 through the embedded
 classifier; and pictures of 48 million pixels, for the memory. Each run is a process of its own;
 its largest resident set is VmHWM of Linux' /proc (the resource module's would count the memory of
-the process that started it). Writes benchmarks/results/batch-DATE.json.
+the process that started it). Writes benchmarks/results/batch-DATE.json; with --only, cases with
+that text in their names are measured, and put in place of those of that name in the day's file.
 """
 
 import argparse
@@ -75,10 +76,10 @@ main()
 """
 
 
-def run(*arguments: str) -> dict[str, Any]:
-    """Runs the command and returns its seconds, its peak memory and its summary."""
+def run(*arguments: str, name: str = "saliency") -> dict[str, Any]:
+    """Runs a command and returns its seconds, its peak memory and its summary."""
     with tempfile.NamedTemporaryFile("r") as peak:
-        command = [sys.executable, "-c", CHILD, peak.name, "saliency", *arguments]
+        command = [sys.executable, "-c", CHILD, peak.name, name, *arguments]
         started = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - started
@@ -100,6 +101,7 @@ def runs(folder: Path, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     run("example:chelsea", *tiny, "-o", str(folder / "warm"))  # the export, kept in the cache
     run("example:chelsea", "--device", "cpu", "-o", str(folder / "warm-embedded"))
     out = str(folder / "out")
+    only: str = given.only
     for count in given.pictures:
         pictures = folder / f"small-{count}"
         small_pictures(pictures, count)
@@ -107,31 +109,30 @@ def runs(folder: Path, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
             ("files", ()),
             ("files, all kept", ("--resume",)),
             ("npz", ("--format", "npz", "--overwrite")),
+            ("localize -t top1", ("-t", "top1")),
+            ("evaluate --metric curves", ("--metric", "curves", "--steps", "4", "--no-controls")),
         ):
-            yield {
-                "case": f"tiny classifier, {name}",
-                "pictures": count,
-                **run(str(pictures), *tiny, "-o", out, *options),
-            }
-        shutil.rmtree(out)
+            case = f"tiny classifier, {name}"
+            if only not in case:
+                continue
+            command = name.split()[0] if name.startswith(("localize", "evaluate")) else "saliency"
+            found = run(str(pictures), *tiny, "-o", out, *options, name=command)
+            yield {"case": case, "pictures": count, **found}
+        shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(pictures)
-    (folder / "photos").mkdir()
-    photographs(folder / "photos", given.embedded, 500)
-    yield {
-        "case": "embedded classifier, files",
-        "pictures": given.embedded,
-        **run(str(folder / "photos"), "--device", "cpu", "-o", out),
-    }
+    if only in (case := "embedded classifier, files"):
+        (folder / "photos").mkdir()
+        photographs(folder / "photos", given.embedded, 500)
+        found = run(str(folder / "photos"), "--device", "cpu", "-o", out)
+        yield {"case": case, "pictures": given.embedded, **found}
     large_pictures(folder / "large", given.large)
-    for batch in (1, 8):
-        yield {
-            "case": f"tiny classifier, 48 million pixels, files, --batch-size {batch}",
-            "pictures": given.large,
-            **run(
-                *(str(folder / "large"), *tiny, "-o", f"{out}-{batch}"),
-                *("--batch-size", str(batch)),
-            ),
-        }
+    for name, batch in (("saliency", 1), ("saliency", 8), ("localize", 8)):
+        what = "files" if name == "saliency" else "localize -t top5"
+        case = f"tiny classifier, 48 million pixels, {what}, --batch-size {batch}"
+        if only in case:
+            options = ("-o", f"{out}-{name}-{batch}", "--batch-size", str(batch))
+            found = run(str(folder / "large"), *tiny, *options, name=name)
+            yield {"case": case, "pictures": given.large, **found}
 
 
 def main() -> None:
@@ -140,16 +141,20 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, nargs="+", default=[2000, 20000])
     parser.add_argument("--embedded", type=int, default=300)
     parser.add_argument("--large", type=int, default=8)
+    parser.add_argument("--only", default="", metavar="TEXT")
     given = parser.parse_args()
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    path = RESULTS / f"batch-{date}.json"
+    earlier = json.loads(path.read_text())["runs"] if given.only and path.exists() else []
     measured = []
     with tempfile.TemporaryDirectory() as name:
         for case in runs(Path(name), given):
             measured.append(case)
             sys.stdout.write(json.dumps(case) + "\n")
             sys.stdout.flush()
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    report = {"date": date, "machine": machine(), "versions": versions(), "runs": measured}
-    path = RESULTS / f"batch-{date}.json"
+    names = {case["case"] for case in measured}
+    kept = [case for case in earlier if case["case"] not in names]
+    report = {"date": date, "machine": machine(), "versions": versions(), "runs": kept + measured}
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(f"{path}\n")
 

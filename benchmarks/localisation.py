@@ -1,6 +1,6 @@
-"""How well `localize` finds objects: `python benchmarks/localisation.py [--each]`.
+"""How well `localize` finds objects: `python benchmarks/localisation.py [--method M] [--each]`.
 
-Prints the table of docs/localisation.md. Needs deepinside[cpu,localize] and scikit-image, for its
+Prints the tables of docs/localisation.md. Needs deepinside[cpu,localize] and scikit-image, for its
 pictures. An IoU is the area of what two boxes (or masks) share, over the area of what either has.
 """
 
@@ -106,15 +106,16 @@ WAYS: dict[str, Way] = {
 }
 
 
-def cases_of(engine: Engine, group: Sequence[Scene]) -> list[Case]:
-    """The maps of scenes' objects."""
+def cases_of(engine: Engine, group: Sequence[Scene], method: str = "vanilla") -> list[Case]:
+    """The maps of scenes' objects, by a saliency method."""
     cases = []
     for scene in group:
         best = engine.saliency(scene.pixels, "top5", keep_gradient=False)
-        right = [item for item in best if item.index in scene.classes]
-        chosen = right or engine.saliency(scene.pixels, scene.classes[0], keep_gradient=False)
+        right = [item.index for item in best if item.index in scene.classes]
+        index = right[0] if right else scene.classes[0]
+        (saliency,) = engine.saliency(scene.pixels, index, method=method, keep_gradient=False)
         picture = load_picture(scene.pixels, scene.name)
-        cases.append(Case(scene, picture, chosen[0], bool(right)))
+        cases.append(Case(scene, picture, saliency, bool(right)))
     return cases
 
 
@@ -122,7 +123,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--each", action="store_true", help="also print every scene")
-    each = parser.parse_args().each
+    parser.add_argument("--method", default="vanilla", help="of the maps")
+    arguments = parser.parse_args()
+    each, method = arguments.each, arguments.method
     card = models.card()
     with TemporaryDirectory() as folder:
         file = Path(folder) / "saliency.onnx"
@@ -133,12 +136,13 @@ def main() -> None:
             labels=models.labels(),
         )
         engine = Engine(file, "cpu")
-        composed = cases_of(engine, list(scenes()))
-        real = cases_of(engine, list(photographs()))
+        composed = cases_of(engine, list(scenes()), method)
+        real = cases_of(engine, list(photographs()), method)
     print(
         f"{len(composed)} scenes ({sum(case.seen for case in composed)} with the object among the "
         f"five best classes) and {len(real)} photographs; opencv-python-headless "
-        f"{version('opencv-python-headless')}, {os.cpu_count()} x {platform.machine()}\n"
+        f"{version('opencv-python-headless')}, {os.cpu_count()} x {platform.machine()}; method "
+        f"{method}\n"
     )
     print("| way | box IoU | mask IoU | boxes >= 0.5 | photographs' boxes | ms |")
     print("|---|---|---|---|---|---|")

@@ -25,6 +25,7 @@ __all__ = [
     "show",
     "state_file",
     "write",
+    "write_curves",
     "write_sheet",
 ]
 
@@ -90,8 +91,20 @@ def write(
         "stopped_early": image.stopped_early,
         "score_curve": {"steps": list(image.score_steps), "scores": list(image.scores)},
         "files": files,
+        "warning": _warning(image, name),
         "error": None,
     }
+
+
+def _warning(image: "ClassImage", name: str) -> str | None:
+    """What is suspicious about a picture."""
+    if image.steps == 0 or len(set(image.scores)) > 1:
+        return None
+    return (
+        f"{name}: its score was {image.score:.6g} from the first step to the last, so that nothing "
+        "moved the picture towards it: of a layer, the channel may be dead; try another start with "
+        "--init noise or --init IMAGE."
+    )
 
 
 def differences(known: "Record | None", made_with: "Record") -> Iterator[str]:
@@ -183,3 +196,19 @@ def write_sheet(path: Path, output: Path, records: "Sequence[Record | None]") ->
         captions.append(f"{label}  {record['score']:.1f}")
     if pictures:
         save_sheet(path, contact_sheet(pictures, captions))
+
+
+def write_curves(path: Path, records: "Sequence[Record | None]") -> None:
+    """How the scores of this call's classes rose; those that failed are left out."""
+    from deepinside.engine.score_plot import draw_scores
+
+    curves = {
+        record["label"] or record["input"]: (
+            record["score_curve"]["steps"],
+            record["score_curve"]["scores"],
+        )
+        for record in records
+        if record is not None and record["status"] == "ok"
+    }
+    if curves:
+        draw_scores(curves, path)

@@ -1,7 +1,8 @@
 """The work of `deepinside evaluate`: pictures in, records out."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -9,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from deepinside.cli.inputs import file_sha256
-from deepinside.cli.pictures import Input
 
 if TYPE_CHECKING:
     from deepinside.engine import EngineError
-    from deepinside.engine.batch import Manifest, Record
+    from deepinside.engine.batch import Item, Manifest, Record, Work
     from deepinside.engine.evaluation import Evaluation, EvaluationSettings, Explainer, Figures
     from deepinside.engine.evaluation.figures import Subject
     from deepinside.engine.inputs import Prepared
@@ -24,7 +24,11 @@ TASK = "evaluation"
 
 
 class EvaluationJob:
-    """Evaluates pictures, a batch of them at a time; a context manager."""
+    """Evaluates pictures, a batch of them at a time; a context manager.
+
+    Attributes:
+        device: that the classifier runs on.
+    """
 
     def __init__(
         self,
@@ -39,6 +43,7 @@ class EvaluationJob:
         device: str,
         batch_size: int,
         overwrite: bool,
+        resume: bool,
     ) -> None:
         """Open the classifier and read where the objects are.
 
@@ -52,7 +57,8 @@ class EvaluationJob:
             size: as asked for.
             device: as asked for.
             batch_size: pictures at once.
-            overwrite: evaluate again what is there.
+            overwrite: evaluate again what is there ...
+            resume: ... unless it was evaluated in just the same way.
         """
         from deepinside.engine import Engine
         from deepinside.engine.evaluation import Scorer
@@ -65,13 +71,15 @@ class EvaluationJob:
         self._manifest, self._explainers, self._settings = manifest, explainers, settings
         self._objects = load_boxes(boxes) if boxes else Masks(masks) if masks else None
         engine = Engine(file, device)
+        self.device = engine.device
         self._spec = engine.spec
         self._plan = plan_targets(targets, engine.contract)
         self._size = chosen_size(size, engine.spec, str(file))
         self._batch_size = batch_size
         self._overwrite = overwrite
+        self._keep = resume or not overwrite
+        self._targets = targets
         self._facts: Record = {
-            "targets": list(targets),
             "size": size,
             "methods": list(explainers),
             "objects": None if boxes is None else file_sha256(boxes),
@@ -95,45 +103,54 @@ class EvaluationJob:
     ) -> None:
         self._scorer.__exit__(kind, error, traceback)
 
-    def records(self, pictures: Sequence[Input]) -> "Iterator[Record]":
+    def records(self, items: "Iterable[Item]") -> "Iterator[Record]":
         """The record of each picture, in order; new ones are in the manifest then.
 
         Raises:
             click.UsageError: the folder holds evaluations with other settings.
         """
-        kept = {} if self._overwrite else self._kept(pictures)
-        for start in range(0, len(pictures), self._batch_size):
-            batch = pictures[start : start + self._batch_size]
-            new = [item for item in batch if item.name not in kept]
-            found = dict(zip((item.name for item in new), self._evaluated(new), strict=True))
-            for item in batch:
-                if item.name in kept:
-                    yield {**kept[item.name], "status": "kept"}
+        from deepinside.engine.batch import Work
+
+        pictures = iter(items)
+        while batch := list(islice(pictures, self._batch_size)):
+            works = [Work(item, _stem(item), self._manifest.get(TASK, item.name)) for item in batch]
+            kept = {work: self._kept(work) for work in works}
+            new = [work for work, record in kept.items() if record is None]
+            found = iter(self._evaluated(new))
+            for record in kept.values():
+                if record is not None:
+                    yield {**record, "status": "kept"}
                 else:
-                    self._manifest.add(found[item.name])
-                    yield found[item.name]
+                    made = next(found)
+                    self._manifest.add(made)
+                    yield made
 
-    def _kept(self, pictures: Sequence[Input]) -> "dict[str, Record]":
+    def _kept(self, work: "Work") -> "Record | None":
         """What an earlier run found in the same way."""
-        found = {}
-        for item in pictures:
-            record = self._manifest.get(TASK, item.name)
-            if record is None or record["status"] != "ok":
-                continue
-            differing = [name for name, value in self._facts.items() if record.get(name) != value]
-            if differing:
-                raise click.UsageError(
-                    f"{self._manifest.folder} holds an evaluation of {item.name} with other "
-                    f"{', '.join(differing)}: choose another folder with -o, or replace it with "
-                    "--overwrite."
-                )
-            if record["input_sha256"] == file_sha256(item.path) and record[
-                "maps_sha256"
-            ] == self._given(item, [entry["index"] for entry in record["maps"]]):
-                found[item.name] = record
-        return found
+        from deepinside.engine import EngineError
 
-    def _given(self, item: Input, classes: Sequence[int]) -> list[str | None]:
+        record = work.earlier
+        if not self._keep or record is None or record["status"] != "ok":
+            return None
+        facts = self._facts_of(work.item)
+        differing = [name for name, value in facts.items() if record.get(name) != value]
+        if differing and self._overwrite:
+            return None
+        if differing:
+            raise click.UsageError(
+                f"{self._manifest.folder} holds an evaluation of {work.item.name} with other "
+                f"{', '.join(differing)}: choose another folder with -o, or replace it with "
+                "--overwrite."
+            )
+        try:
+            work.open().close()
+        except (EngineError, OSError):
+            return None  # which decoding it will tell
+        classes = [entry["index"] for entry in record["maps"]]
+        is_same = not work.has_changed and record["maps_sha256"] == self._given(work, classes)
+        return record if is_same else None
+
+    def _given(self, work: "Work", classes: Sequence[int]) -> list[str | None]:
         """Hashes of the files that other tools made for a picture, its mask among them."""
         from deepinside.engine.evaluation import GivenMaps
         from deepinside.engine.evaluation.objects import Masks
@@ -143,42 +160,44 @@ class EvaluationJob:
             for explainer in self._explainers.values()
             if isinstance(explainer, GivenMaps)
             for index in dict.fromkeys(classes)
-            for path in explainer.paths(item.stem, index)
+            for path in explainer.paths(work.stem, index)
         ]
         if isinstance(self._objects, Masks):
-            paths.append(self._objects.file(item.name))
+            paths.append(self._objects.file(work.item.name))
         return [file_sha256(path) for path in paths]
 
-    def _evaluated(self, items: Sequence[Input]) -> "list[Record]":
+    def _evaluated(self, works: "Sequence[Work]") -> "list[Record]":
         """Records of some pictures; those that fail together are tried one by one."""
         from deepinside.engine import EngineError
         from deepinside.engine.evaluation import evaluate
 
-        subjects: dict[str, list[Subject] | EngineError] = {}
-        for item in items:
-            try:
-                subjects[item.name] = self._subjects(item)
-            except EngineError as error:
-                subjects[item.name] = error
-        flat = [one for each in subjects.values() if isinstance(each, list) for one in each]
+        subjects = [self._subjects_or_error(work) for work in works]
+        flat = [one for each in subjects if isinstance(each, list) for one in each]
         try:
             found = evaluate(self._explainers, flat, self._settings) if flat else None
         except EngineError as error:
-            if len(items) > 1:
-                return [record for item in items for record in self._evaluated([item])]
-            return [self._failure(items[0], error)]
+            if len(works) > 1:
+                return [record for work in works for record in self._evaluated([work])]
+            return [self._failure(works[0], error)]
         records, done = [], 0
-        for item in items:
-            own = subjects[item.name]
+        for work, own in zip(works, subjects, strict=True):
             if not isinstance(own, list):
-                records.append(self._failure(item, own))
+                records.append(self._failure(work, own))
                 continue
             assert found is not None
-            records.append(self._record(item, own, found, slice(done, done + len(own))))
+            records.append(self._record(work, own, found, slice(done, done + len(own))))
             done += len(own)
         return records
 
-    def _subjects(self, item: Input) -> "list[Subject]":
+    def _subjects_or_error(self, work: "Work") -> "list[Subject] | EngineError":
+        from deepinside.engine import EngineError
+
+        try:
+            return self._subjects(work)
+        except EngineError as error:
+            return error
+
+    def _subjects(self, work: "Work") -> "list[Subject]":
         """The picture with each class.
 
         Raises:
@@ -186,30 +205,36 @@ class EvaluationJob:
         """
         import numpy as np
 
+        from deepinside.engine import ImageFile, TargetError
         from deepinside.engine.evaluation import Subject
         from deepinside.engine.inputs import prepare
+        from deepinside.engine.targets import plan_targets
 
-        prepared = prepare(item.path, 0, self._spec, self._size)
+        item, contract = work.item, self._spec.contract
+        prepared = prepare(ImageFile(item.name, work.open), 0, self._spec, self._size)
+        try:
+            plan = self._plan if item.targets is None else plan_targets(item.targets, contract)
+        except TargetError as error:
+            raise TargetError(f"{item.name}: {error}", error.candidates) from error
         image = self._spec.as_picture(prepared.array)
         scores = self._scorer.class_scores(image)
-        contract = self._spec.contract
         return [
             Subject(
                 source=item.name,
-                stem=item.stem,
+                stem=work.stem,
                 image=image,
                 index=index,
                 label=contract.label(index),
                 score=self._scorer.of_class(index),
                 quantities=self._scorer.quantities,
                 record=contract.preprocessing,
-                inside=self._inside(item, index, prepared),
+                inside=self._inside(item.name, index, prepared),
                 settings=self._settings,
             )
-            for index in self._plan.classes(scores, int(np.argmax(scores)))
+            for index in plan.classes(scores, int(np.argmax(scores)))
         ]
 
-    def _inside(self, item: Input, index: int, prepared: "Prepared") -> Any:
+    def _inside(self, name: str, index: int, prepared: "Prepared") -> Any:
         """Where the object is on the map, as far as that was asked for and is known."""
         if self._objects is None or "localisation" not in self._settings.metrics:
             return None
@@ -217,17 +242,17 @@ class EvaluationJob:
         assert prepared.picture is not None
         height, width = self._spec.as_picture(prepared.array).shape[:2]
         size = prepared.picture.size
-        return self._objects.inside(item.name, size, index, prepared.region, (height, width))
+        return self._objects.inside(name, size, index, prepared.region, (height, width))
 
     def _record(
-        self, item: Input, subjects: "Sequence[Subject]", found: "Evaluation", places: slice
+        self, work: "Work", subjects: "Sequence[Subject]", found: "Evaluation", places: slice
     ) -> "Record":
         from deepinside.engine import EngineError
 
         maps = []
         for subject, figures in zip(subjects, found.figures[places], strict=True):
             if isinstance(figures, EngineError):
-                return self._failure(item, figures)
+                return self._failure(work, figures)
             scores = subject.score([subject.image])[0]
             maps += [
                 {
@@ -240,21 +265,32 @@ class EvaluationJob:
                 for method, each in figures.items()
             ]
         steps = {"depths": found.depths, "layers": found.layers}
-        return {**self._frame(item, [subject.index for subject in subjects]), **steps, "maps": maps}
+        return {**self._frame(work, [subject.index for subject in subjects]), **steps, "maps": maps}
 
-    def _failure(self, item: Input, error: "EngineError") -> "Record":
-        return {**self._frame(item, []), "status": "failed", "error": str(error), "maps": []}
+    def _failure(self, work: "Work", error: "EngineError") -> "Record":
+        return {**self._frame(work, []), "status": "failed", "error": str(error), "maps": []}
 
-    def _frame(self, item: Input, classes: Sequence[int]) -> "Record":
+    def _frame(self, work: "Work", classes: Sequence[int]) -> "Record":
         return {
             "task": TASK,
-            "input": item.name,
-            "input_sha256": file_sha256(item.path),
-            "maps_sha256": self._given(item, classes),
+            "input": work.item.name,
+            "input_sha256": work.sha256,
+            "maps_sha256": self._given(work, classes),
             "status": "ok",
             "error": None,
-            **self._facts,
+            **self._facts_of(work.item),
         }
+
+    def _facts_of(self, item: "Item") -> "Record":
+        """What decides the figures of a picture besides its bytes."""
+        return {"targets": list(item.targets or self._targets), **self._facts}
+
+
+def _stem(item: "Item") -> str:
+    """By which given maps are found: that which `deepinside saliency` gives its files."""
+    from deepinside.engine.batch.names import unshared_stem
+
+    return unshared_stem(item.stem, item.name) if item.shared else item.stem
 
 
 def _plain(figures: "Figures", quantities: Sequence[str]) -> "Record":

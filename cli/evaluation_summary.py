@@ -1,13 +1,18 @@
 """What the records of an evaluation say together: the summary, and its table."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deepinside.engine.batch import Record
+    from deepinside.engine.evaluation import Running
 
-__all__ = ["summary_of", "table"]
+__all__ = ["Summary", "table"]
+
+# What all records of one evaluation agree on.
+_FACTS = ("targets", "size", "settings", "model_sha256", "file_sha256")
 
 # Name of a figure without its score -> head of its column; the arrow points to the better end.
 _COLUMNS = {
@@ -22,39 +27,93 @@ _COLUMNS = {
 }
 
 
-def summary_of(records: "Sequence[Record]") -> dict[str, Any] | None:
-    """Mean, spread and count of every figure of every method; None where nothing was evaluated."""
-    from deepinside.engine.evaluation import summarise
+class Summary:
+    """Takes the records of an evaluation one by one; only sums are kept."""
 
-    done = [record for record in records if record["status"] != "failed"]
-    if not done:
-        return None
-    mode = done[0]["settings"]["randomise"]
-    methods = {}
-    for method in done[0]["methods"]:
-        maps = [entry for record in done for entry in record["maps"] if entry["method"] == method]
-        statistics = summarise({**entry["figures"], **_randomised(entry, mode)} for entry in maps)
-        methods[method] = {
-            "figures": {name: dataclasses.asdict(each) for name, each in statistics.items()},
-            "curves": _mean_curves([entry["curves"] for entry in maps]),
-            "randomisation": {
-                kind: _means(entry["randomisation"][kind] for entry in maps)
-                for kind in maps[0]["randomisation"]
-            },
+    def __init__(self) -> None:
+        self._first: Record | None = None
+        self._done = self._failed = self._maps = 0
+        self._methods: dict[str, _Sums] = {}
+
+    def add(self, record: "Record") -> None:
+        """Take the record of a picture."""
+        if record["status"] == "failed":
+            self._failed += 1
+            return
+        if self._first is None:
+            self._first = {name: record[name] for name in (*_FACTS, "methods", "depths", "layers")}
+            self._methods = {method: _Sums() for method in record["methods"]}
+        elif record["targets"] != self._first["targets"]:
+            self._first["targets"] = None
+        self._done += 1
+        self._maps += len(record["maps"])
+        for entry in record["maps"]:
+            self._methods[entry["method"]].add(entry, record["settings"]["randomise"])
+
+    def result(self) -> dict[str, Any] | None:
+        """Mean, spread and count of every figure of every method; None where nothing was evaluated.
+
+        The targets are None where pictures had targets of their own.
+        """
+        if self._first is None:
+            return None
+        return {
+            "task": "evaluation-summary",
+            "pictures": self._done,
+            "failed": self._failed,
+            "maps": self._maps // len(self._methods),
+            **{name: self._first[name] for name in (*_FACTS, "depths", "layers")},
+            "methods": {method: sums.result() for method, sums in self._methods.items()},
         }
-    return {
-        "task": "evaluation-summary",
-        "pictures": len(done),
-        "failed": len(records) - len(done),
-        "maps": sum(len(record["maps"]) for record in done) // len(methods),
-        **{
-            name: done[0][name]
-            for name in ("targets", "size", "settings", "model_sha256", "file_sha256")
-        },
-        "depths": done[0]["depths"],
-        "layers": done[0]["layers"],
-        "methods": methods,
-    }
+
+
+class _Sums:
+    """What the maps of one method have in common."""
+
+    def __init__(self) -> None:
+        from deepinside.engine.evaluation import Running
+
+        self._figures: defaultdict[str, Running] = defaultdict(Running)
+        # By curve (or similarity) and part of it, a number for each step.
+        self._curves: dict[str, dict[str, list[Running]]] = {}
+        self._randomisation: dict[str, list[Running]] = {}
+
+    def add(self, entry: "Record", mode: str) -> None:
+        """Take a map; `mode` is the sanity check's."""
+        for name, value in {**entry["figures"], **_randomised(entry, mode)}.items():
+            self._figures[name].add(value)
+        for name, curve in entry["curves"].items():
+            _add(self._curves.setdefault(name, {}), curve)
+        _add(self._randomisation, entry["randomisation"])
+
+    def result(self) -> dict[str, Any]:
+        """The method's part of the summary."""
+        figures = {name: running.statistic for name, running in self._figures.items()}
+        return {
+            "figures": {
+                name: dataclasses.asdict(statistic)
+                for name, statistic in figures.items()
+                if statistic is not None
+            },
+            # The maps' shares are equal up to whole pixels.
+            "curves": {name: _means(curve) for name, curve in self._curves.items()},
+            "randomisation": _means(self._randomisation),
+        }
+
+
+def _add(sums: "dict[str, list[Running]]", rows: "Mapping[str, Sequence[float | None]]") -> None:
+    """Add each part's values, step by step; those that are not known are left out."""
+    from deepinside.engine.evaluation import Running
+
+    for part, values in rows.items():
+        known = sums.setdefault(part, [Running() for _ in values])
+        known += [Running() for _ in values[len(known) :]]
+        for running, value in zip(known, values, strict=False):
+            running.add(value)
+
+
+def _means(sums: "dict[str, list[Running]]") -> dict[str, list[float | None]]:
+    return {part: [running.mean for running in known] for part, known in sums.items()}
 
 
 def table(summary: dict[str, Any], score: str) -> str:
@@ -110,19 +169,3 @@ def _randomised(entry: "Record", mode: str) -> dict[str, float | None]:
         else:
             found[f"randomised_{kind}"] = values[-1] if values else None
     return found
-
-
-def _mean_curves(entries: "Sequence[Record]") -> "Record":
-    """The mean of each curve at each step; the maps' shares are equal up to whole pixels."""
-    return {
-        name: {part: _means(entry[name][part] for entry in entries) for part in entries[0][name]}
-        for name in entries[0]
-    }
-
-
-def _means(rows: Iterable[Sequence[float | None]]) -> list[float | None]:
-    """Column by column, of the numbers that are known."""
-    columns = (
-        [value for value in column if value is not None] for column in zip(*rows, strict=True)
-    )
-    return [sum(known) / len(known) if known else None for known in columns]

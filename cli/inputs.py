@@ -1,13 +1,40 @@
-"""The pictures that come with the package, and hashes of pictures."""
+"""The pictures that INPUT arguments mean, those that come with the package, and hashes."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-__all__ = ["EXAMPLE_PREFIX", "example_path", "file_sha256"]
+from deepinside.cli.job_options import InputChoice
+from deepinside.cli.stopping import Stop
+
+if TYPE_CHECKING:
+    from deepinside.engine.batch import Sources
+
+__all__ = ["EXAMPLE_PREFIX", "example_path", "file_sha256", "sources_of"]
 
 EXAMPLE_PREFIX = "example:"
+
+
+def sources_of(inputs: Sequence[str], output: Path, job: InputChoice, stop: Stop) -> "Sources":
+    """All pictures that the arguments of a job mean.
+
+    Raises:
+        click.UsageError: there are no arguments.
+        SettingError: one means no picture.
+    """
+    if not inputs:
+        raise click.UsageError(
+            "no INPUT was given; possible: pictures, folders, globs, URLs, .tar and .parquet "
+            "files, lists, and the embedded picture example:chelsea."
+        )
+    from deepinside.engine.batch import Sources
+
+    return Sources(
+        inputs, output, columns=job.columns, example=example_path, go_on=lambda: not stop
+    )
 
 
 def example_path(argument: str) -> Path:

@@ -1,45 +1,34 @@
-"""The options of a job over many pictures."""
+"""The options of jobs over many pictures."""
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+
+from deepinside.cli.options import Decorator, gathered
 
 if TYPE_CHECKING:
     from deepinside.engine.batch import Columns
     from deepinside.engine.batch.settings import Format, Number
 
-__all__ = ["JobChoice", "job_options"]
+__all__ = ["InputChoice", "JobChoice", "input_options", "job_options"]
 
 
 @dataclass(frozen=True)
-class JobChoice:
-    """What the user asked for.
+class InputChoice:
+    """What the user asked for, of any job over pictures.
 
     Attributes:
-        form: of the results.
-        dtype: of the stored maps.
-        shard_size: maps in a shard.
         image_column: of tables; None for the usual ones.
         target_column: of tables; None for none.
         resume: go on with a stopped job.
-        report: HTML page to write; None for none.
-        sheet: contact sheet to write; None for none.
-        rows: pictures on the page.
     """
 
-    form: "Format"
-    dtype: "Number"
-    shard_size: int
     image_column: str | None
     target_column: str | None
     resume: bool
-    report: Path | None
-    sheet: Path | None
-    rows: int
 
     @property
     def columns(self) -> "Columns":
@@ -49,7 +38,47 @@ class JobChoice:
         return Columns(self.image_column, self.target_column)
 
 
+@dataclass(frozen=True)
+class JobChoice(InputChoice):
+    """What the user asked for, of a job that leaves maps.
+
+    Attributes:
+        form: of the results.
+        dtype: of the stored maps.
+        shard_size: maps in a shard.
+        report: HTML page to write; None for none.
+        sheet: contact sheet to write; None for none.
+        rows: pictures on the page.
+    """
+
+    form: "Format"
+    dtype: "Number"
+    shard_size: int
+    report: Path | None
+    sheet: Path | None
+    rows: int
+
+
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_INPUT_OPTIONS = (
+    click.option(
+        "--image-column",
+        metavar="NAME",
+        help="Column of the pictures.  [default: image, file, ...]",
+    ),
+    click.option(
+        "--target-column",
+        metavar="NAME",
+        help="Column of each picture's class, in CSV, JSON Lines and Parquet; in tar files the "
+        "ending of the file beside it, such as cls.",
+    ),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on with a job that was stopped: clear what it left unfinished, and keep what it "
+        "had done even with --overwrite.",
+    ),
+)
 _OPTIONS = (
     click.option(
         "--format",
@@ -74,23 +103,6 @@ _OPTIONS = (
         metavar="N",
         help="Maps in an npz or Parquet file; they wait in memory.",
     ),
-    click.option(
-        "--image-column",
-        metavar="NAME",
-        help="Column of the pictures.  [default: image, file, ...]",
-    ),
-    click.option(
-        "--target-column",
-        metavar="NAME",
-        help="Column of each picture's class, in CSV, JSON Lines and Parquet; in tar files the "
-        "ending of the file beside it, such as cls.",
-    ),
-    click.option(
-        "--resume",
-        is_flag=True,
-        help="Go on with a job that was stopped: clear what it left unfinished, and keep what it "
-        "had done even with --overwrite.",
-    ),
     click.option("--report", type=_FILE, metavar="FILE.html", help="Also write a page to look at."),
     click.option(
         "--report-rows",
@@ -105,18 +117,13 @@ _OPTIONS = (
         "--sheet", type=_FILE, metavar="FILE.png|FILE.jpg", help="Also write overlays on a sheet."
     ),
 )
-_NAMES = tuple(JobChoice.__dataclass_fields__)
 
 
-def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command with the options; it gets them as one `job`, a `JobChoice`."""
+def _gathered(kind: type[InputChoice], options: Sequence[Decorator]) -> Decorator:
+    """The command gets the options as one `job`, of a kind that has them for its fields."""
+    names = [field.name for field in fields(kind)]
+    return gathered("job", lambda given: kind(**given), names, options)
 
-    @functools.wraps(command)
-    def wrapped(*args: Any, **given: Any) -> Any:
-        chosen = JobChoice(**{name: given.pop(name) for name in _NAMES})
-        return command(*args, job=chosen, **given)
 
-    result: Callable[..., Any] = wrapped
-    for option in reversed(_OPTIONS):
-        result = option(result)
-    return result
+input_options = _gathered(InputChoice, _INPUT_OPTIONS)
+job_options = _gathered(JobChoice, (*_INPUT_OPTIONS, *_OPTIONS))

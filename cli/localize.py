@@ -2,60 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from deepinside.cli.errors import reports_errors
-from deepinside.cli.localize_files import (
-    files_of,
-    require_pycocotools,
-    write_lists,
-    write_picture,
-)
+from deepinside.cli.inputs import sources_of
+from deepinside.cli.job_display import Display, tell, tell_how_to_go_on
+from deepinside.cli.job_options import InputChoice, input_options
 from deepinside.cli.method_options import MethodChoice, method_options
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
+    classifier_options,
     device_option,
-    json_option,
-    labels_option,
     model_option,
     output_option,
-    overwrite_option,
-    preprocessing_option,
-    quiet_option,
+    result_options,
     size_option,
+    targets_option,
 )
-from deepinside.cli.picture_job import PictureJob
-from deepinside.cli.pictures import Input, expand_inputs
-from deepinside.cli.progress import progress_bar, say
+from deepinside.cli.progress import progress_bar
+from deepinside.cli.stopping import stoppable
 
 if TYPE_CHECKING:
-    from deepinside.engine.batch import Record
+    from deepinside.engine.batch import Outcome
 
 __all__ = ["localize"]
-
-_TASK = "localization"
 
 
 @click.command()
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @model_option
-@click.option(
-    "-t",
-    "--target",
-    "targets",
-    multiple=True,
-    default=("top5",),
-    show_default=True,
-    metavar="TARGET",
-    help="Class to find: top1, top5, an index or a label. May be repeated.",
-)
+@targets_option("top5", "Class to find")
 @method_options
 @click.option(
     "--foreground",
@@ -98,14 +78,12 @@ _TASK = "localization"
     help="Fit the colours to the last cut and cut again so often; the paper's method: 0.",
 )
 @output_option
+@input_options
 @device_option
 @batch_size_option("Pictures")
 @size_option
-@preprocessing_option
-@labels_option
-@json_option
-@overwrite_option
-@quiet_option
+@classifier_options
+@result_options
 @click.pass_context
 @reports_errors
 def localize(
@@ -116,6 +94,7 @@ def localize(
     targets: tuple[str, ...],
     method: MethodChoice,
     output: Path,
+    job: InputChoice,
     device: str,
     batch_size: int,
     size: str | None,
@@ -143,108 +122,80 @@ def localize(
       boxes.jsonl          a line per box: [left, top, right, bottom] in pixels of the picture
       boxes.coco.json      COCO results: bbox [left, top, width, height], segmentation
 
-    A class of which nothing was found has no box; that is no failure. A picture that can't be read
-    is reported and the others go on; the exit code is then 1. Results that an earlier run made of
-    the very same picture, model and settings are kept; other ones under the same names are replaced
-    only with --overwrite.
+    A class of which nothing was found has no box; that is no failure. INPUT, TARGET, and what
+    happens to pictures that can't be read and to jobs that are stopped, are as in saliency. Results
+    that an earlier run made of the very same picture, model, targets and settings are kept; other
+    ones under the same names are replaced only with --overwrite.
 
-    INPUT and TARGET are as in saliency. Needs OpenCV: pip install 'deepinside[localize]'.
+    Needs OpenCV: pip install 'deepinside[localize]'.
 
     \b
     Examples:
       deepinside localize example:coffee
       deepinside localize photos/ -t top1 -o boxes
+      deepinside localize @photos.csv --target-column class -o boxes
       deepinside localize cat.jpg -t "tiger cat" --foreground 90 --rounds 0
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
-    from deepinside.engine import Engine, InputFailure, InputMaps, LocalizationSettings
-    from deepinside.engine import localize as find
-    from deepinside.engine.batch import Manifest, read_records
-    from deepinside.engine.batch.threads import in_threads
+    from deepinside.engine import Engine, LocalizationSettings
+    from deepinside.engine.batch import Manifest, run_job
+    from deepinside.engine.batch.object_lists import ObjectLists
+    from deepinside.engine.batch.objects import LocalizationJob, ObjectSink, pycocotools
+    from deepinside.engine.files import remove_unfinished
     from deepinside.engine.graphcut import opencv
     from deepinside.engine.modelfile import content_sha256
 
-    settings = LocalizationSettings(**numbers)  # type: ignore[arg-type]
+    localization = LocalizationSettings(**numbers)  # type: ignore[arg-type]
     opencv()
-    require_pycocotools()
-    pictures = expand_inputs(inputs, output)
-    file = exported_file(
-        model, "saliency", device=device, preprocessing=preprocessing, labels=labels, quiet=quiet
-    )
-    engine = Engine(file, device)
-    chosen = engine.method(method.method())
-    made_with = {
-        "targets": list(targets),
-        "method": {"name": chosen.name, **chosen.settings},
-        "settings": dataclasses.asdict(settings),
-        "input_size": size,
-        "model_sha256": engine.contract.source_sha256,
-        "file_sha256": content_sha256(file),
-    }
-    with Manifest(output) as manifest:
-        job = PictureJob(_TASK, manifest, made_with, files_of, overwrite)
-        stems = job.stems(pictures)
-        finished = job.finished(pictures)
-        results = engine.iter_saliency(
-            job.paths(item for item in pictures if item.name not in finished),
-            targets,
-            method=chosen,
-            batch_size=batch_size,
-            keep_gradient=False,
-            size=size,
-            ahead=1,
+    pycocotools()
+    with stoppable() as stop, sources_of(inputs, output, job, stop) as sources:
+        file = exported_file(
+            model,
+            "saliency",
+            device=device,
+            preprocessing=preprocessing,
+            labels=labels,
+            quiet=quiet,
+            options=method.export_options,
         )
+        method.warn(quiet=quiet)
+        engine = Engine(file, device)
+        settings = LocalizationJob(
+            targets,
+            engine.method(method.method()),
+            size,
+            engine.contract.source_sha256,
+            content_sha256(file),
+            localization=localization,
+        )
+        with (
+            Manifest(output) as manifest,
+            ObjectLists(manifest, settings.task) as lists,
+            progress_bar("Localization", quiet=quiet) as advance,
+        ):
+            if job.resume:
+                remove_unfinished(output)
+            display = Display(output, sources.total, advance, as_json=as_json, quiet=quiet)
 
-        def write(item: Input, maps: InputMaps, earlier: Record | None) -> Record:
-            stem = stems[item.name]
-            assert maps.picture is not None
-            found = [find(saliency, maps.picture, settings) for saliency in maps.maps]
-            content, foreign = write_picture(output, stem, maps.picture, found, overwrite=overwrite)
-            error = job.foreign(item, "another picture", foreign, earlier) if foreign else None
-            return job.record(item, error, stem=stem, **content)
+            def done(outcome: Outcome) -> None:
+                if outcome.record["status"] == "ok":  # the lists have what is kept
+                    lists.add(outcome.record)
+                display.show(outcome)
 
-        def record_of(item: Input) -> Callable[[], Record]:
-            """What makes the record of a picture, files and all; run by a thread."""
-            if item.name in finished:
-                return lambda: {**finished[item.name], "status": "kept"}
-            result = next(results)
-            if isinstance(result, InputFailure):
-                return lambda: job.record(item, str(result.error), stem=None, objects=[])
-            earlier = manifest.get(_TASK, item.name)  # here: its index is this thread's
-            return lambda: write(item, result, earlier)
-
-        counts = dict.fromkeys(("ok", "kept", "failed"), 0)
-        records = in_threads(map(record_of, pictures), ahead=batch_size)
-        with progress_bar("Localization", quiet=quiet) as advance:
-            for number, (item, record) in enumerate(zip(pictures, records, strict=True), 1):
-                if record["status"] != "kept":
-                    manifest.add(record)
-                if record["error"]:
-                    say(f"Error: {record['error']}")
-                counts[record["status"]] += 1
-                advance(number, len(pictures), item.path.name)
-                _show(record, output, as_json=as_json)
-    known = read_records(output / "manifest.jsonl")
-    latest = {record["input"]: record for record in known if record["task"] == _TASK}
-    lists = write_lists(output, latest.values())
-    for path in () if as_json else lists:
+            run_job(
+                engine,
+                stop.before(sources.items()),
+                settings,
+                ObjectSink(output, settings, overwrite),
+                manifest,
+                batch_size=batch_size,
+                done=done,
+                keep=job.resume or not overwrite,
+            )
+    for path in () if as_json else lists.paths:
         click.echo(path)
-    say(
-        f"{counts['ok']} done, {counts['kept']} kept, {counts['failed']} failed, on "
-        f"{engine.device}; results are in {output}"
-        + (" (kept results are replaced with --overwrite)" if counts["kept"] else ""),
-        quiet=quiet,
-    )
-    if counts["failed"]:
+    tell(display.counts, sources, engine.device, output, quiet=quiet)
+    if stop:
+        tell_how_to_go_on(stop)
+        context.exit(128 + (stop.signal or 0))
+    if display.counts["failed"]:
         context.exit(1)
-
-
-def _show(record: Record, output: Path, *, as_json: bool) -> None:
-    """The record with paths as seen from here, or only the paths."""
-    if not as_json:
-        for name in files_of(record):
-            click.echo(output / name)
-        return
-    picture = record.get("picture")
-    objects = [{**entry, "mask": str(output / entry["mask"])} for entry in record["objects"]]
-    shown = {**record, "picture": picture and str(output / picture), "objects": objects}
-    click.echo(json.dumps(shown, ensure_ascii=False))

@@ -1,18 +1,17 @@
 """The options that choose a saliency method and its settings."""
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepinside.cli.options import gathered
 from deepinside.cli.progress import say
 
 if TYPE_CHECKING:
     from deepinside.engine import Method
 
-__all__ = ["MethodChoice", "method_options"]
+__all__ = ["MethodChoice", "method_of", "method_options"]
 
 # Written out: the engine, whose METHODS they are, is not imported for a help text.
 NAMES = (
@@ -73,6 +72,33 @@ class MethodChoice:
             )
 
 
+def method_of(text: str) -> "Method":
+    """The method that a text means, such as `smoothgrad:samples=50,noise=0.2`.
+
+    Raises:
+        SettingError: there is no such method, or not with such settings.
+    """
+    from deepinside.engine import METHODS, Method, SettingError
+
+    name, _, listed = text.partition(":")
+    defaults = METHODS.get(name, {})
+    settings = {}
+    for part in filter(None, listed.split(",")):
+        key, _, value = part.partition("=")
+        if name in METHODS and key not in defaults:
+            has = ", ".join(defaults) or "none"
+            raise SettingError(f"{key} is not a setting of the method {name}, which has: {has}.")
+        kind = type(defaults.get(key, ""))
+        try:
+            settings[key] = kind(value)
+        except ValueError:
+            raise SettingError(
+                f"the method {text!r} gives {key} as {value!r}; it must be of the kind of "
+                f"{defaults[key]}."
+            ) from None
+    return Method(name, **settings)  # type: ignore[arg-type]
+
+
 _OPTIONS = {
     "method": click.option(
         "--method",
@@ -125,18 +151,12 @@ _OPTIONS = {
 }
 
 
-def method_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command with the options; it gets them as one `method`, a `MethodChoice`."""
+def _choice(given: dict[str, Any]) -> MethodChoice:
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if "crops" in chosen:
+        chosen["crops"] = int(chosen["crops"])
+    return MethodChoice(chosen.pop("method", None), chosen)
 
-    @functools.wraps(command)
-    def wrapped(*args: Any, **given: Any) -> Any:
-        chosen = {name: given.pop(name) for name in _OPTIONS}
-        chosen = {name: value for name, value in chosen.items() if value is not None}
-        if "crops" in chosen:
-            chosen["crops"] = int(chosen["crops"])
-        return command(*args, method=MethodChoice(chosen.pop("method", None), chosen), **given)
 
-    result: Callable[..., Any] = wrapped
-    for option in reversed(_OPTIONS.values()):
-        result = option(result)
-    return result
+# The command gets them as one `method`, a `MethodChoice`.
+method_options = gathered("method", _choice, tuple(_OPTIONS), tuple(_OPTIONS.values()))

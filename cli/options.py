@@ -1,14 +1,19 @@
 """Options that several commands share, so that they mean the same everywhere."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 __all__ = [
+    "Decorator",
+    "all_of",
     "batch_size_option",
+    "classifier_options",
     "device_option",
+    "gathered",
     "gpu_options",
     "gpu_settings",
     "json_option",
@@ -19,10 +24,51 @@ __all__ = [
     "place",
     "preprocessing_option",
     "quiet_option",
+    "result_options",
     "size_option",
+    "targets_option",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def all_of(*options: Decorator) -> Decorator:
+    """One decorator for several options, in this order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def gathered(
+    argument: str,
+    make: Callable[[dict[str, Any]], Any],
+    names: Collection[str],
+    options: Sequence[Decorator],
+) -> Decorator:
+    """One decorator for several options that a command gets as one argument.
+
+    Args:
+        argument: of the command.
+        make: what it is, of the options' values by name.
+        names: of the options.
+        options: in their order.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapped(*args: Any, **given: Any) -> Any:
+            values = {name: given.pop(name) for name in names}
+            return command(*args, **{argument: make(values)}, **given)
+
+        return all_of(*options)(wrapped)
+
+    return decorate
+
 
 DEFAULT_OUTPUT = "deepinside-results"
 
@@ -68,6 +114,10 @@ labels_option = click.option(
     metavar="FILE.txt",
     help="Names of the classes, one a line.",
 )
+# What a plain classifier is exported with.
+classifier_options = all_of(preprocessing_option, labels_option)
+# How results are told and kept.
+result_options = all_of(json_option, overwrite_option, quiet_option)
 size_option = click.option(
     "--size",
     metavar="HxW|original",
@@ -76,7 +126,8 @@ size_option = click.option(
 )
 
 
-_GPU_OPTIONS = (
+# The options of GPUs, by the names of `Engine`'s.
+gpu_options = all_of(
     click.option("--tf32", is_flag=True, help="GPU: round factors to 10 bits; faster."),
     click.option(
         "--float16", is_flag=True, help="TensorRT: compute in float16 (for CUDA, export so)."
@@ -91,17 +142,24 @@ _GPU_OPTIONS = (
 )
 
 
-def gpu_options(command: _F) -> _F:
-    """The options of GPUs, by the names of `Engine`'s."""
-    for option in reversed(_GPU_OPTIONS):
-        command = option(command)
-    return command
-
-
 def gpu_settings(options: dict[str, Any]) -> dict[str, bool]:
     """The options of GPUs taken out of a command's options."""
     names = ("tf32", "float16", "channels_last", "cuda_graph", "strict")
     return {name: options.pop(name) for name in names}
+
+
+def targets_option(default: str, what: str) -> Callable[[_F], _F]:
+    """`-t`, of the classes that a command is about: `what` they are for."""
+    return click.option(
+        "-t",
+        "--target",
+        "targets",
+        multiple=True,
+        default=(default,),
+        show_default=True,
+        metavar="TARGET",
+        help=f"{what}: top1, top5, an index or a label. May be repeated.",
+    )
 
 
 def batch_size_option(what: str) -> Callable[[_F], _F]:

@@ -77,6 +77,8 @@ def pages(
         "method": settings.method.name,
         "device": device,
     }
+    if drawn := settings.rendering.settings:
+        facts["drawn with"] = ", ".join(f"{name} {value}" for name, value in drawn.items())
     if job.report is None:
         yield Pages(job, None, facts)
         return

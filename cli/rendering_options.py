@@ -1,11 +1,11 @@
 """The options that say how maps are drawn; the numbers stay as they are."""
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from deepinside.cli.options import gathered
 
 if TYPE_CHECKING:
     from deepinside.engine import Rendering
@@ -69,16 +69,9 @@ _OPTIONS = {
 }
 
 
-def rendering_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command with the options; it gets them as one `rendering`."""
+def _choice(given: dict[str, Any]) -> RenderingChoice:
+    return RenderingChoice({name: value for name, value in given.items() if value is not None})
 
-    @functools.wraps(command)
-    def wrapped(*args: Any, **given: Any) -> Any:
-        chosen = {name: given.pop(name) for name in _OPTIONS}
-        settings = {name: value for name, value in chosen.items() if value is not None}
-        return command(*args, rendering=RenderingChoice(settings), **given)
 
-    result: Callable[..., Any] = wrapped
-    for option in reversed(_OPTIONS.values()):
-        result = option(result)
-    return result
+# The command gets them as one `rendering`, a `RenderingChoice`.
+rendering_options = gathered("rendering", _choice, tuple(_OPTIONS), tuple(_OPTIONS.values()))

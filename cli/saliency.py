@@ -1,38 +1,30 @@
 """`deepinside saliency`: maps of pictures."""
 
-import shlex
-import sys
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from deepinside.cli.errors import reports_errors
-from deepinside.cli.inputs import example_path
+from deepinside.cli.inputs import sources_of
+from deepinside.cli.job_display import Display, tell, tell_how_to_go_on
 from deepinside.cli.job_options import JobChoice, job_options
 from deepinside.cli.method_options import MethodChoice, method_options
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
+    classifier_options,
     device_option,
     gpu_options,
-    json_option,
-    labels_option,
     model_option,
     output_option,
-    overwrite_option,
-    preprocessing_option,
-    quiet_option,
+    result_options,
     size_option,
+    targets_option,
 )
-from deepinside.cli.pages import Pages, pages
-from deepinside.cli.progress import Advance, progress_bar, say
+from deepinside.cli.pages import pages
+from deepinside.cli.progress import progress_bar
 from deepinside.cli.rendering_options import RenderingChoice, rendering_options
-from deepinside.cli.stopping import Stop, stoppable
-
-if TYPE_CHECKING:
-    from deepinside.engine.batch import Outcome, Sources
+from deepinside.cli.stopping import stoppable
 
 __all__ = ["saliency"]
 
@@ -42,16 +34,7 @@ _TASK = "saliency"
 @click.command()
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @model_option
-@click.option(
-    "-t",
-    "--target",
-    "targets",
-    multiple=True,
-    default=("top1",),
-    show_default=True,
-    metavar="TARGET",
-    help="Class to explain: top1, top5, an index or a label. May be repeated.",
-)
+@targets_option("top1", "Class to explain")
 @method_options
 @rendering_options
 @output_option
@@ -60,11 +43,8 @@ _TASK = "saliency"
 @gpu_options
 @batch_size_option("Pictures")
 @size_option
-@preprocessing_option
-@labels_option
-@json_option
-@overwrite_option
-@quiet_option
+@classifier_options
+@result_options
 @click.pass_context
 @reports_errors
 def saliency(
@@ -120,25 +100,15 @@ def saliency(
       deepinside saliency "shards/*.tar" --format parquet --dtype float16 -o maps
       find photos -name "*.jpg" -print0 | deepinside saliency - -o maps
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
-    if not inputs:
-        raise click.UsageError(
-            "no INPUT was given; possible: pictures, folders, globs, URLs, .tar and .parquet "
-            "files, lists, and the embedded picture example:chelsea."
-        )
     from deepinside.engine import Engine
-    from deepinside.engine.batch import JobSettings, Manifest, Sources, make_sink, run_job
+    from deepinside.engine.batch import JobSettings, Manifest, make_sink, run_job
     from deepinside.engine.batch.previews import Previews
     from deepinside.engine.batch.shards import ShardSink
     from deepinside.engine.files import remove_unfinished
     from deepinside.engine.modelfile import content_sha256
 
     drawn = rendering.rendering()
-    with (
-        stoppable() as stop,
-        Sources(
-            inputs, output, columns=job.columns, example=example_path, go_on=lambda: not stop
-        ) as sources,
-    ):
+    with stoppable() as stop, sources_of(inputs, output, job, stop) as sources:
         file = exported_file(
             model,
             _TASK,
@@ -171,7 +141,9 @@ def saliency(
                 remove_unfinished(output)
             if shards is not None:
                 shards.recover(manifest)
-            display = _Display(output, sources.total, advance, page, as_json=as_json, quiet=quiet)
+            load = None if shards is None else shards.load
+            preview = Previews(output, drawn, page.pictures, load)
+            display = Display(output, sources.total, advance, page, as_json=as_json, quiet=quiet)
             run_job(
                 engine,
                 stop.before(sources.items()),
@@ -181,88 +153,12 @@ def saliency(
                 batch_size=batch_size,
                 done=display.show,
                 keep=job.resume or not overwrite,
-                preview=Previews(sink, page.pictures) if page.pictures else None,
+                preview=preview if page.pictures else None,
             )
             page.write(display.counts)
-    _tell(display.counts, sources, engine.device, output, quiet=quiet)
+    tell(display.counts, sources, engine.device, output, quiet=quiet)
     if stop:
-        _tell_how_to_go_on(stop)
+        tell_how_to_go_on(stop)
         context.exit(128 + (stop.signal or 0))
     if display.counts["failed"]:
         context.exit(1)
-
-
-class _Display:
-    """Tells the user of every outcome.
-
-    Attributes:
-        counts: outcomes by status.
-    """
-
-    def __init__(
-        self,
-        output: Path,
-        total: int | None,
-        advance: Advance,
-        page: Pages,
-        *,
-        as_json: bool,
-        quiet: bool,
-    ) -> None:
-        self.counts: Counter[str] = Counter()
-        self._output = output
-        self._total = total
-        self._advance = advance
-        self._page = page
-        self._as_json = as_json
-        self._quiet = quiet
-        self._shard: str | None = None
-
-    def show(self, outcome: "Outcome") -> None:
-        record = outcome.record
-        self.counts[record["status"]] += 1
-        if record["error"]:
-            say(f"Error: {record['error']}")
-        if outcome.note:
-            say(outcome.note, quiet=self._quiet)
-        self._advance(self.counts.total(), self._total, record["input"])
-        self._page.add(outcome, self.counts.total())
-        if self._as_json:
-            click.echo(self._json(outcome))
-            return
-        for entry in record["maps"]:
-            for name in entry["files"].values():
-                if name != self._shard:  # which holds the maps of many pictures
-                    click.echo(self._output / name)
-                self._shard = entry["files"].get("shard")
-
-    def _json(self, outcome: "Outcome") -> str:
-        """The record, with paths as seen from here."""
-        from deepinside.engine.batch.manifest import json_text
-
-        maps = [
-            {
-                **entry,
-                "files": {kind: str(self._output / name) for kind, name in entry["files"].items()},
-            }
-            for entry in outcome.record["maps"]
-        ]
-        return json_text({**outcome.record, "maps": maps})
-
-
-def _tell(
-    counts: Counter[str], sources: "Sources", device: str, output: Path, *, quiet: bool
-) -> None:
-    left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(sources.skipped.items()))
-    say(
-        f"{counts['ok']} done, {counts['kept']} kept, {counts['failed']} failed, on {device}; "
-        f"results are in {output}"
-        + (" (kept results are replaced with --overwrite)" if counts["kept"] else "")
-        + (f"; left out of folders: {left_out}" if left_out else ""),
-        quiet=quiet,
-    )
-
-
-def _tell_how_to_go_on(stop: Stop) -> None:
-    again = shlex.join(["deepinside", *(word for word in sys.argv[1:] if word != "--resume")])
-    say(f"Stopped before the end; go on with: {again} --resume")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepinside.cli.ascent_options import ascent_options
 from deepinside.cli.class_files import (
     TASK,
     batches_of,
@@ -17,6 +18,7 @@ from deepinside.cli.class_files import (
     show,
     state_file,
     write,
+    write_curves,
     write_sheet,
 )
 from deepinside.cli.errors import reports_errors
@@ -24,17 +26,14 @@ from deepinside.cli.inputs import EXAMPLE_PREFIX, example_path, file_sha256
 from deepinside.cli.model import exported_file
 from deepinside.cli.options import (
     batch_size_option,
+    classifier_options,
     device_option,
     gpu_options,
     gpu_settings,
-    json_option,
-    labels_option,
     model_option,
     output_option,
-    overwrite_option,
     place,
-    preprocessing_option,
-    quiet_option,
+    result_options,
     size_option,
 )
 from deepinside.cli.progress import progress_bar, say
@@ -69,41 +68,7 @@ _FRAMES = 32  # of an animation, about
 @click.option("--neuron", metavar="Y,X", help="One place of the layer instead of all.")
 @model_option
 @output_option
-@click.option(
-    "--preset",
-    metavar="paper|natural",
-    help="Named settings.  [default: natural for files with that step, else paper]",
-)
-@click.option("--steps", type=int, metavar="N", help="Number of steps.  [default: the preset's]")
-@click.option("--step-size", type=float, metavar="X", help="Length factor of a step.")
-@click.option("--l2", type=float, metavar="X", help="Weight of the penalty l2 * |picture|^2.")
-@click.option(
-    "--init",
-    default="zeros",
-    show_default=True,
-    metavar="zeros|noise|IMAGE",
-    help="Start: the mean picture, faint noise, or a picture.",
-)
-@click.option("--total-variation", type=float, metavar="X", help="Weight of the roughness.")
-@click.option("--jitter", type=float, metavar="X", help="Shift of the views, parts of the side.")
-@click.option("--rotation", type=float, metavar="X", help="Turn of the views, degrees.")
-@click.option("--zoom", type=float, metavar="X", help="Zoom of the views, a factor.")
-@click.option("--detail", type=float, metavar="X", help="Part of the frequencies to begin with.")
-@click.option(
-    "--seed", type=int, default=0, show_default=True, metavar="N", help="Of noise and views."
-)
-@click.option("--snapshot-every", type=int, metavar="N", help="Also write every Nth step.")
-@click.option(
-    "--score-every",
-    type=int,
-    default=10,
-    show_default=True,
-    metavar="N",
-    help="Read the score every N steps.",
-)
-@click.option(
-    "--patience", type=int, metavar="N", help="Stop when the scores have not risen for N steps."
-)
+@ascent_options
 @click.option(
     "--animation", type=click.Choice(["gif", "apng"]), help="Also write the ascent as a film."
 )
@@ -114,6 +79,12 @@ _FRAMES = 32  # of an animation, about
     help="Also write all pictures on one sheet.",
 )
 @click.option(
+    "--curves",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.png",
+    help="Also draw how the scores rose. Needs matplotlib: pip install 'deepinside[plots]'.",
+)
+@click.option(
     "--state-every", type=click.IntRange(min=1), metavar="N", help="Keep the state every N steps."
 )
 @click.option("--resume", is_flag=True, help="Go on from the states that DIR holds.")
@@ -121,11 +92,8 @@ _FRAMES = 32  # of an animation, about
 @device_option
 @gpu_options
 @batch_size_option("Classes")
-@preprocessing_option
-@labels_option
-@json_option
-@overwrite_option
-@quiet_option
+@classifier_options
+@result_options
 @click.pass_context
 @reports_errors
 def visualize(
@@ -143,6 +111,7 @@ def visualize(
     labels: Path | None,
     animation: str | None,
     sheet: Path | None,
+    curves: Path | None,
     state_every: int | None,
     resume: bool,
     as_json: bool,
@@ -176,8 +145,11 @@ def visualize(
     from deepinside.engine import DivergenceError, Engine
     from deepinside.engine.batch import Manifest
     from deepinside.engine.modelfile import content_sha256
+    from deepinside.engine.packages import require_package
     from deepinside.engine.settings import ascent_settings
 
+    if curves is not None:
+        require_package("matplotlib", "--curves", "plots")
     targets = _targets(targets, layer, channels, neuron)
     file = exported_file(
         model,
@@ -274,10 +246,15 @@ def visualize(
                 found = write(image, names[goal], output, animation=animation, snapshots=snapshots)
                 record = found | made_with
                 manifest.add(record)
+                if record["warning"] is not None:
+                    say(f"Warning: {record['warning']}", quiet=quiet)
                 state_file(output, names[goal]).unlink(missing_ok=True)
                 show(record, output, as_json=as_json)
+        drawn = [manifest.get(TASK, names[goal]) for goal in goals]
         if sheet is not None:
-            write_sheet(sheet, output, [manifest.get(TASK, names[goal]) for goal in goals])
+            write_sheet(sheet, output, drawn)
+        if curves is not None:
+            write_curves(curves, drawn)
     if wanted and engine.contract.preprocessing is None:
         say("No PNG was written: the model file has no preprocessing record.", quiet=quiet)
     done = len(goals) - failed - kept

@@ -27,8 +27,8 @@ def draw_boxes(pixels: NDArray[np.uint8], found: Sequence[Localization]) -> NDAr
     """Draw the boxes of one picture's localisations, the first on top.
 
     Args:
-        pixels: uint8 `(H, W, 3)`, the original picture.
-        found: of that picture; those without a box are left out.
+        pixels: uint8 `(H, W, 3)`, the original picture, or a smaller copy of it.
+        found: of the original picture; those without a box are left out.
 
     Returns:
         uint8 `(s * H, s * W, 3)`, RGB; s is 1, or larger for a small picture.
@@ -41,17 +41,20 @@ def draw_boxes(pixels: NDArray[np.uint8], found: Sequence[Localization]) -> NDAr
     side = min(image.size)
     line = max(2, round(side * _LINE))
     font = ImageFont.load_default(size=max(_LEAST_TEXT, round(side * _TEXT)))
-    drawn = [(item, item.box, number) for number, item in enumerate(found) if item.box is not None]
+    drawn = [
+        (item, _scaled(item.box, item.size, image.size), number)
+        for number, item in enumerate(found)
+        if item.box is not None
+    ]
     for _, box, number in reversed(drawn):
-        corners = (factor * box.left, factor * box.top)
-        ends = (factor * box.right - 1, factor * box.bottom - 1)
-        pen.rectangle((*corners, *ends), outline=_colour(number), width=line)
+        corners = (box.left, box.top, box.right - 1, box.bottom - 1)
+        pen.rectangle(corners, outline=_colour(number), width=line)
     taken: list[tuple[int, int, int, int]] = []
     for item, box, number in drawn:
         text = _caption(item)
         extent = pen.textbbox((0, 0), text, font=font)
         size = ceil(extent[2]) + 2 * line, ceil(extent[3]) + 2 * line
-        place = _place(box, factor, size, image.size, taken)
+        place = _place(box, size, image.size, taken)
         taken.append(place)
         colour = _colour(number)
         pen.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=colour)
@@ -66,19 +69,26 @@ def _caption(item: Localization) -> str:
     return f"{name} {item.probability:.2f}"
 
 
+def _scaled(box: Box, size: tuple[int, int], canvas: tuple[int, int]) -> Box:
+    """A box of a picture of (H, W) on a drawing of (width, height): a pixel at least."""
+    across, down = canvas[0] / size[1], canvas[1] / size[0]
+    left, top = round(across * box.left), round(down * box.top)
+    right, bottom = round(across * box.right), round(down * box.bottom)
+    return Box(left, top, max(right, left + 1), max(bottom, top + 1))
+
+
 def _place(
     box: Box,
-    factor: int,
     size: tuple[int, int],
     canvas: tuple[int, int],
     taken: Sequence[tuple[int, int, int, int]],
 ) -> tuple[int, int, int, int]:
     """Where a label goes: on the box's upper edge, or below where other labels are."""
     width, height = size
-    left = max(0, min(factor * box.left, canvas[0] - width))
-    top = factor * box.top - height
+    left = max(0, min(box.left, canvas[0] - width))
+    top = box.top - height
     if top < 0:
-        top = factor * box.top
+        top = box.top
     for other in sorted(taken, key=lambda place: place[1]):
         apart = left >= other[2] or left + width <= other[0]
         if not apart and top < other[3] and top + height > other[1]:

@@ -5,7 +5,7 @@ background, a cut by colour makes a segment of them, and the object is its large
 No box was seen in training. docs/localisation.md says how well it does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,7 @@ def localize(
 
     Args:
         saliency: map of a class.
-        picture: that it is of, as in `InputMaps.picture`.
+        picture: that it is of, as in `InputMaps.picture`: perhaps a smaller copy.
         settings: by default `LocalizationSettings()`.
 
     Returns:
@@ -83,14 +83,14 @@ def localize(
         PackageMissingError: OpenCV is not installed.
     """
     settings = settings or LocalizationSettings()
-    region = saliency.region
-    if region is None or saliency.size != picture.size:
+    region, whole = saliency.region, saliency.size
+    if region is None or whole is None or not _is_copy(picture.size, whole):
         raise ImageError(
             picture.source,
-            f"its size {picture.size} is not that of the map's picture, {saliency.size}: give the "
+            f"its size {picture.size} is not that of the map's picture, {whole}: give the "
             "picture that the map was made of.",
         )
-    height, width = picture.size
+    height, width = whole
     scale = min(1.0, settings.work_size / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     values = smooth(saliency.saliency, settings.smoothing * min(saliency.saliency.shape))
@@ -108,17 +108,24 @@ def localize(
         pixels = Image.fromarray(picture.pixels).resize(size[::-1], Image.Resampling.BOX)
         parts = segment(np.asarray(pixels), seeds, rounds=settings.rounds)
         found = largest_component(parts)
-    enlarged = Image.fromarray(found).resize((width, height), Image.Resampling.NEAREST)
-    mask = np.asarray(enlarged, dtype=np.bool_)
-    return Localization(
-        mask=mask,
-        box=bounding_box(mask),
+    located = Localization(
+        part=found,
+        size=whole,
+        box=None,
         score=saliency.score,
         probability=saliency.probability,
         index=saliency.index,
         label=saliency.label,
         source=saliency.source,
     )
+    return replace(located, box=bounding_box(located.mask))
+
+
+def _is_copy(size: tuple[int, int], whole: tuple[int, int]) -> bool:
+    """Whether a picture of a size can be a picture of another size, perhaps made smaller."""
+    shares = [part / of for part, of in zip(size, whole, strict=True)]
+    # Sizes are whole numbers: of small ones, shares differ.
+    return max(shares) <= 1 and max(shares) - min(shares) <= 1 / min(whole)
 
 
 def find_seeds(

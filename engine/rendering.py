@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepinside.engine.errors import SettingError
+from deepinside.engine.preprocess import Region
 from deepinside.engine.render import (
     COLOUR_MAP,
     OPACITY,
@@ -101,10 +102,10 @@ class Rendering:
             SettingError: it is to be signed, and there are no signs.
         """
         return heatmap(
-            self._values(saliency),
+            self.values(saliency),
             colour_map=self._colour_map,
             percentile=self.percentile,
-            top=self._top([self._values(each) for each in item.maps]),
+            top=self._top([self.values(each) for each in item.maps]),
             signed=self.signed,
         )
 
@@ -116,18 +117,58 @@ class Rendering:
         """
         assert item.picture is not None
         assert saliency.region is not None
-        top = self._top(
-            [smooth(v, self.smoothing * min(v.shape)) for v in map(self._values, item.maps)]
-            if self.norm == "batch"
-            else []
-        )
+        region = saliency.region.scaled(saliency.size or item.picture.size, item.picture.size)
+        maps = [self.values(each) for each in item.maps]
+        return self._laid(item.picture.pixels, self.values(saliency), region, maps)
+
+    def overlays(
+        self, pixels: NDArray[np.uint8], maps: Sequence[NDArray[np.float32]], region: Region
+    ) -> list[NDArray[np.uint8]]:
+        """All maps of a picture, each laid on it, or on a smaller copy.
+
+        Args:
+            pixels: uint8 `(H, W, 3)`.
+            maps: `(h, w)`, as `values` gives them.
+            region: what they cover, in pixels of `pixels`.
+
+        Returns:
+            uint8 `(H, W, 3)` for each map.
+        """
+        return [self._laid(pixels, each, region, maps) for each in maps]
+
+    def values(self, saliency: SaliencyMap) -> NDArray[np.float32]:
+        """What of a map is drawn, `(h, w)`: with a sign where that is asked for.
+
+        Raises:
+            SettingError: it is to be signed, and there are no signs.
+        """
+        if not self.signed:
+            return saliency.saliency
+        if saliency.signed is None:
+            raise SettingError(
+                f"the maps of {saliency.method.variant or saliency.method.name} have no signs here:"
+                " draw them unsigned."
+            )
+        return saliency.signed
+
+    def _laid(
+        self,
+        pixels: NDArray[np.uint8],
+        values: NDArray[np.float32],
+        region: Region,
+        maps: Sequence[NDArray[np.float32]],
+    ) -> NDArray[np.uint8]:
+        """A map laid on its picture; `maps` are all of the picture, for norm batch."""
+        smoothed = []
+        if self.norm == "batch":
+            smoothed = [smooth(each, self.smoothing * min(each.shape)) for each in maps]
         return overlay(
-            item.picture.pixels,
-            self._values(saliency),
-            saliency.region.scaled(saliency.size or item.picture.size, item.picture.size),
+            pixels,
+            values,
+            region,
             colour_map=self._colour_map,
             percentile=self.percentile,
-            top=top,
+            top=self._top(smoothed),
             smoothing=self.smoothing,
             opacity=self.opacity,
             upsampling=self.upsampling,
@@ -137,16 +178,6 @@ class Rendering:
     @property
     def _colour_map(self) -> str:
         return self.colour_map or (_SIGNED_COLOUR_MAP if self.signed else COLOUR_MAP)
-
-    def _values(self, saliency: SaliencyMap) -> NDArray[np.float32]:
-        if not self.signed:
-            return saliency.saliency
-        if saliency.signed is None:
-            raise SettingError(
-                f"the maps of {saliency.method.variant or saliency.method.name} have no signs here:"
-                " draw them unsigned."
-            )
-        return saliency.signed
 
     def _top(self, maps: Sequence[NDArray[np.float32]]) -> float | None:
         """What the end of the scale stands for; None for the map's own percentile."""

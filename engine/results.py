@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from deepinside.engine.decode import Picture
 from deepinside.engine.errors import EngineError
@@ -141,7 +142,8 @@ class Localization:
     """Where the object of one class is in one picture.
 
     Attributes:
-        mask: bool `(H, W)`, the object's pixels in the original picture.
+        part: bool `(h, w)`, the object's pixels at the size that was cut.
+        size: (H, W) of the original picture.
         box: of the mask; None where no object was found, and the mask is empty.
         score: S_c, as in `SaliencyMap`.
         probability: of the class, from the classifier's own output.
@@ -150,13 +152,20 @@ class Localization:
         source: path of the picture, or its position such as `#0`.
     """
 
-    mask: NDArray[np.bool_]
+    part: NDArray[np.bool_]
+    size: tuple[int, int]
     box: Box | None
     score: float | None
     probability: float
     index: int
     label: str | None
     source: str
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The object's pixels in the original picture, bool `(H, W)`."""
+        whole = Image.fromarray(self.part).resize(self.size[::-1], Image.Resampling.NEAREST)
+        return np.asarray(whole, dtype=np.bool_)
 
 
 @dataclass(frozen=True, eq=False)

@@ -77,6 +77,18 @@ class Recipe:
         return w[index].reshape(x.shape) + a[index] * x.astype(np.float64)
 
 
+class Hill(Recipe):
+    """Every class looks at the middle of the pictures' red."""
+
+    @property
+    def weights(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        rows, columns = np.indices(self.size)
+        hill = np.exp(-((rows - 2.3) ** 2 + (columns - 2.8) ** 2) / 4)
+        factors = np.arange(1, self.classes + 1)[:, np.newaxis]
+        w = factors * np.tile(hill.ravel(), 3)
+        return w.astype(self.dtype), np.zeros(self.classes, dtype=self.dtype)
+
+
 def write(path: Path, recipe: Recipe | None = None) -> Path:
     """Write the file of a recipe."""
     recipe = recipe or Recipe()

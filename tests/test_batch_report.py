@@ -1,5 +1,6 @@
 """The page and the sheet of a job."""
 
+import base64
 import http.server
 import io
 import re
@@ -100,6 +101,52 @@ def test_a_page_has_so_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     page = Path("r.html").read_text(encoding="utf-8")
     assert len(Page(page).names) == 2
     assert "(the first 2 of 3; manifest.jsonl lists all)" in page
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("files", ["--signed", "--colour-map", "berlin"]),
+        ("files", ["--norm", "batch", "--opacity", "0.2"]),
+        ("npz", ["--colour-map", "viridis"]),
+    ],
+)
+def test_previews_are_drawn_as_the_maps_are(form: str, options: list[str]) -> None:
+    pixels = np.full((90, 120, 3), (200, 120, 60), np.uint8)
+    pixels[:, :, 1] = np.arange(120)  # smooth: JPEG keeps it
+    Image.fromarray(pixels).save("a.png")
+    command = ["saliency", "-m", "m.onnx", "a.png", "-t", "0", "-t", "1", *options]
+    plain = CliRunner().invoke(cli, [*command, "-o", "plain"])
+    assert plain.exit_code == 0, plain.output
+    overlays = [load_picture(path).pixels for path in sorted(Path("plain").glob("*.overlay.png"))]
+    usual = CliRunner().invoke(cli, [*command[:8], "-o", "usual"])
+    assert usual.exit_code == 0, usual.output
+    others = [load_picture(path).pixels for path in sorted(Path("usual").glob("*.overlay.png"))]
+    pages = [*command, "--format", form, "--report", "r.html", "--sheet", "s.png", "-o", "out"]
+    for status in ("1 done, 0 kept", "0 done, 1 kept"):
+        result = CliRunner().invoke(cli, pages)
+        assert status in result.output
+        text = Path("r.html").read_text(encoding="utf-8")
+        assert "drawn with" in text
+        assert options[0].removeprefix("--").replace("-", "_") in text
+        _, *shown = (
+            load_picture(base64.b64decode(str(image["src"]).partition(",")[2])).pixels.astype(int)
+            for image in Page(text).all("img")
+        )
+        assert len(shown) == len(overlays) == 2
+        for preview, overlay, other in zip(shown, overlays, others, strict=True):
+            assert np.abs(preview - overlay).mean() < 3
+            assert np.abs(preview - other).mean() > 6
+        sheet = load_picture("s.png").pixels.astype(int)[55:145, 40:160]  # the middle of its frame
+        assert np.abs(sheet - overlays[0]).mean() < 4
+
+
+def test_maps_without_signs_are_not_drawn_signed() -> None:
+    pictures("1.png")
+    command = ["saliency", "-m", "m.onnx", "s.tar", "--signed", "--format", "npz"]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 2
+    assert "npz shards hold maps without signs" in result.stderr
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

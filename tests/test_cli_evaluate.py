@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from engine_fixtures import Recipe, write
 from PIL import Image
 
-from deepinside.cli.evaluate import _BASELINES, _METRICS, _MODES
+from deepinside.cli.evaluation_options import _BASELINES, _METRICS, _MODES
 from deepinside.cli.main import cli
 from deepinside.engine.evaluation import BASELINES, METRICS, MODES
 
@@ -93,6 +93,19 @@ def test_other_settings_are_not_mixed(folder: Path) -> None:
     assert "1 done" in run("a.png", *FAST, "--seed", "1", "--overwrite").stderr
 
 
+def test_methods_with_settings(folder: Path) -> None:
+    """A method stands beside itself with other settings; one sample without noise is vanilla."""
+    texts = ("vanilla", "smoothgrad:samples=2,noise=0.5,seed=3", "smoothgrad:samples=1,noise=0")
+    methods = [word for text in texts for word in ("--method", text)]
+    result = run("a.png", *FAST, *methods, "--no-controls")
+    assert [line.split()[0] for line in result.stdout.splitlines()[2:5]] == list(texts)
+    (record,) = [json.loads(line) for line in Path("out/manifest.jsonl").read_text().splitlines()]
+    plain, noisy, still = (entry["figures"] for entry in record["maps"])
+    assert still == pytest.approx(plain, rel=1e-4, abs=1e-6)
+    assert noisy != pytest.approx(plain, rel=1e-4, abs=1e-6)
+    assert "other methods" in run("a.png", *FAST, "--no-controls", code=2).stderr
+
+
 def test_given_maps(folder: Path) -> None:
     Path("maps").mkdir()
     np.save("maps/a.npy", np.random.default_rng(0).random((12, 16)))
@@ -117,6 +130,10 @@ def test_given_maps(folder: Path) -> None:
         (["a.png", "--metric", "localisation"], 2, "--boxes FILE or --masks"),
         (["a.png", "--steps", "0"], 2, "steps is 0"),
         (["a.png", "--steps", "1000", "--metric", "curves"], 1, "possible: 1 to 192"),
+        (["a.png", "--method", "smooth"], 2, "no saliency method 'smooth'; possible: vanilla,"),
+        (["a.png", "--method", "smoothgrad:steps=3"], 2, "which has: samples, noise, seed"),
+        (["a.png", "--method", "smoothgrad:samples=2.5"], 2, "must be of the kind of 25"),
+        (["a.png", "--method", "smoothgrad:noise"], 2, "must be of the kind of 0.15"),
         (["a.png", "--method", "deconvnet", "--metric", "curves"], 1, "--relu deconvnet"),
         (["a.png", "--boxes", "m.onnx"], 2, "can't be read"),
         (["a.png", "--maps", "gone"], 2, "does not exist"),

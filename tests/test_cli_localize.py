@@ -9,25 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from engine_fixtures import Recipe, write
-from numpy.typing import NDArray
+from engine_fixtures import Hill, write
 from PIL import Image
 from pycocotools.mask import decode
 
 from deepinside.cli.main import cli
 from deepinside.engine import Engine, LocalizationSettings, load_picture, localize
-
-
-class Hill(Recipe):
-    """Every class looks at the middle of the pictures' red."""
-
-    @property
-    def weights(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        rows, columns = np.indices(self.size)
-        hill = np.exp(-((rows - 2.3) ** 2 + (columns - 2.8) ** 2) / 4)
-        factors = np.arange(1, self.classes + 1)[:, np.newaxis]
-        w = factors * np.tile(hill.ravel(), 3)
-        return w.astype(self.dtype), np.zeros(self.classes, dtype=self.dtype)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """`visualize` with preset natural; sheets, films, layers, mixes, resuming, loops."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,49 @@ def test_a_whole_ascent_as_one_file(rule: str) -> None:
     assert scores.shape == (5, 2)
     assert "a whole ascent of 4 steps" in run("inspect", "draw.onnx").stdout
     assert "whole ascent" in run("visualize", "-m", "draw.onnx", "-t", "0", code=1).stderr
+
+
+@pytest.mark.parametrize("preset", ["paper", "natural"])
+def test_a_dead_channel_is_told(preset: str) -> None:
+    model = classifier(size=SIZE)
+    bias = np.zeros(8, np.float32)
+    bias[2] = -1e4  # its ReLU never passes anything
+    bias[3] = 1
+    model.graph.initializer.append(onnx.numpy_helper.from_array(bias, "bias"))
+    (convolution,) = [node for node in model.graph.node if node.op_type == "Conv"]
+    convolution.input.append("bias")
+    onnx.save(model, "net.onnx")
+    options = ("--preset", preset, "--layer", "r", "--channel", "2", "--channel", "3")
+    result = run(*BASE[:-2], *options, "--steps", "20")
+    (warning,) = [line for line in result.stderr.splitlines() if line.startswith("Warning")]
+    assert "2: its score was 0 from the first step to the last" in warning
+    dead, alive = records()
+    assert "the channel may be dead" in dead["warning"]
+    assert set(dead["score_curve"]["scores"]) == {0}
+    assert alive["warning"] is None
+    assert alive["score"] > alive["score_curve"]["scores"][0]
+    assert "Warning" not in run(*BASE[:-2], *options, "--steps", "20", "-q", "-o", "b").stderr
+
+
+def test_curves_of_scores() -> None:
+    options = ("--steps", "40", "--score-every", "5", "--curves", "curves.png")
+    run(*BASE, "-t", "0", *options)
+    one = load_picture("curves.png").pixels
+    run(*BASE, "-t", "0", "-t", "1*1 + 0.5*2", *options)  # the first is kept
+    two = load_picture("curves.png").pixels
+
+    def lines(pixels: Any) -> int:
+        """Colours of lines that take much room: grey is axes and text."""
+        wide = pixels.max(axis=2).astype(int) - pixels.min(axis=2)
+        colours, counts = np.unique(pixels[wide > 100], axis=0, return_counts=True)
+        return int((counts > 100).sum()) if len(colours) else 0
+
+    assert one.shape == two.shape
+    assert (lines(one), lines(two)) == (1, 2)
+
+
+def test_curves_need_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run(*BASE, "-t", "0", "--curves", "curves.png", code=1)
+    assert "pip install 'deepinside[plots]'" in result.stderr
+    assert not Path("deepinside-results").exists()

@@ -352,7 +352,8 @@ def test_missing_opencv_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def found_at(box: Box | None, size: tuple[int, int], label: str = "thing") -> Localization:
-    return Localization(np.zeros(size, dtype=bool), box, 1.0, 0.5, 3, label, "x.png")
+    part = np.zeros((1, 1), dtype=bool)
+    return Localization(part, size, box, 1.0, 0.5, 3, label, "x.png")
 
 
 def test_boxes_are_drawn_at_their_edges() -> None:

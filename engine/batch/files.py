@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deepinside.engine.batch.manifest import Record
+from deepinside.engine.batch.earlier import foreign_results, leftovers
 from deepinside.engine.batch.names import class_slug
 from deepinside.engine.batch.settings import (
     JobSettings,
     facts_of,
-    files_of,
     map_entry,
     new_record,
-    restored,
     stored,
 )
 from deepinside.engine.batch.work import Outcome, Work
@@ -27,6 +25,14 @@ from deepinside.engine.results import InputMaps, SaliencyMap
 __all__ = ["FileSink"]
 
 _ENDINGS = {"saliency": "saliency.npy", "heatmap": "heatmap.png", "overlay": "overlay.png"}
+# Why another map than a picture's own may be there.
+_REASONS = {
+    "model_sha256": "of another model",
+    "size": "of another size",
+    "method": "of other settings of the method",
+    "rendering": "drawn otherwise",
+    "dtype": "in other numbers",
+}
 # Colours of one overlay differ by at most so much, 0 to 255, between two devices.
 _COLOUR_STEP = 8
 
@@ -56,14 +62,11 @@ class FileSink:
             if self._write_map(files, result, saliency, values):
                 maps.append(map_entry(saliency, files, scale))
             else:
-                foreign.append(str(self.folder / files["saliency"]))
+                foreign.append(self.folder / files["saliency"])
         error = None
         if foreign:
-            error = (
-                f"{work.item.name}: another map than its own is in {', '.join(foreign)}"
-                f"{self._reason(work)}; replace it with --overwrite, or choose another folder with "
-                "-o."
-            )
+            what = "another map than its own"
+            error = foreign_results(work, self.settings, foreign, what, _REASONS)
         record = new_record(
             self.settings,
             work.item,
@@ -73,7 +76,7 @@ class FileSink:
             **facts_of(result),
             error=error,
         )
-        return Outcome(work, record, note=self._leftovers(work, record))
+        return Outcome(work, record, note=leftovers(self.folder, work, record))
 
     def commit(self, outcome: Outcome) -> list[Outcome]:
         """The outcomes that are on disk now and may be listed."""
@@ -82,43 +85,6 @@ class FileSink:
     def finish(self) -> list[Outcome]:
         """The outcomes that were held back."""
         return []
-
-    def load(self, record: Record, number: int) -> NDArray[np.float32] | None:
-        """A map of a record."""
-        entry = record["maps"][number]
-        try:
-            values = np.load(self.folder / entry["files"]["saliency"], allow_pickle=False)
-        except (OSError, ValueError, EOFError, KeyError):
-            return None
-        return restored(values, entry.get("scale"))
-
-    def _reason(self, work: Work) -> str:
-        """What is known to have changed since the earlier run."""
-        if work.earlier is None:
-            return ""
-        changed = set(self.settings.differences(work.earlier, work.item))
-        if work.has_changed:
-            return " (the picture has changed)"
-        for name, words in (
-            ("model_sha256", "of another model"),
-            ("size", "of another size"),
-            ("method", "of other settings of the method"),
-            ("rendering", "drawn otherwise"),
-            ("dtype", "in other numbers"),
-        ):
-            if name in changed:
-                return f" ({words})"
-        return ""
-
-    def _leftovers(self, work: Work, record: Record) -> str | None:
-        """Which files show what the picture was before."""
-        if record["error"] or work.earlier is None or not work.has_changed:
-            return None
-        old = sorted(set(files_of(work.earlier)) - set(files_of(record)))
-        left = ", ".join(name for name in old if (self.folder / name).exists())
-        return (
-            f"{work.item.name} has changed: of what it was before, {left} remain." if left else None
-        )
 
     def _write_map(
         self,

@@ -11,14 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from deepinside.engine.batch.files import FileSink
 from deepinside.engine.batch.items import Item
-from deepinside.engine.batch.manifest import Manifest, Record
-from deepinside.engine.batch.settings import TASK, JobSettings, files_of, new_record
-from deepinside.engine.batch.shards import NpzSink, ParquetSink
+from deepinside.engine.batch.manifest import Manifest
+from deepinside.engine.batch.settings import JobSettings, files_of, new_record
+from deepinside.engine.batch.shards import NpzSink, ParquetSink, ShardSink
 from deepinside.engine.batch.threads import in_threads
 from deepinside.engine.batch.work import Outcome, Work
 from deepinside.engine.engine import Engine
@@ -50,11 +47,10 @@ class Sink(Protocol):
     def finish(self) -> list[Outcome]:
         """The outcomes that were held back, safe now."""
 
-    def load(self, record: Record, number: int) -> NDArray[np.float32] | None:
-        """A map of a record, `(H, W)`, from where it was put; None where it is not there."""
 
-
-def make_sink(folder: Path, settings: JobSettings, *, overwrite: bool, shard_size: int) -> Sink:
+def make_sink(
+    folder: Path, settings: JobSettings, *, overwrite: bool, shard_size: int
+) -> FileSink | ShardSink:
     """The sink of a job's format.
 
     Raises:
@@ -158,7 +154,7 @@ def run_job(
 def _work(item: Item, *, settings: JobSettings, manifest: Manifest) -> Work:
     # What is known not to be a picture has no stem, and takes none from others.
     stem = manifest.stem(item.name, item.stem, shared=item.shared) if item.stem else ""
-    return Work(item, stem, manifest.get(TASK, item.name, settings.method.variant))
+    return Work(item, stem, manifest.get(settings.task, item.name, settings.variant))
 
 
 def _check(

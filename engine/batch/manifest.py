@@ -20,7 +20,7 @@ from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, Self
 
-from deepinside.engine.batch.names import digest
+from deepinside.engine.batch.names import unshared_stem
 from deepinside.engine.batch.scratch import Scratch
 from deepinside.engine.errors import OutputError
 from deepinside.engine.files import make_folder, replacing
@@ -101,6 +101,13 @@ class Manifest:
         record: Record = json.loads(self._reader.readline())
         return record
 
+    def records(self, task: str) -> Iterator[Record]:
+        """The latest records of a task, in the order of their lines, one by one."""
+        for line in self._lines():
+            record: Record = json.loads(line)
+            if record["task"] == task:
+                yield record
+
     def stem(self, name: str, stem: str, *, shared: bool = False) -> str:
         """The stem of an input's files, which no other input's files have, whatever its case.
 
@@ -115,7 +122,7 @@ class Manifest:
         if owner == _text(name):
             return stem
         if owner is not None or shared:
-            return f"{stem}-{digest(name)}"
+            return unshared_stem(stem, name)
         self._claim(stem, name)
         return stem
 
@@ -206,12 +213,16 @@ class Manifest:
 
     def _compact(self) -> None:
         """Drop the lines that later ones replace."""
-        assert self._reader is not None
         with replacing(self._path) as target:
-            for (offset,) in self._index.rows("SELECT offset FROM lines ORDER BY offset"):
-                self._reader.seek(offset)
-                target.write(self._reader.readline())
+            target.writelines(self._lines())
             self._close()  # Windows replaces no open file
+
+    def _lines(self) -> Iterator[bytes]:
+        """The lines that no later one replaces."""
+        for (offset,) in self._index.rows("SELECT offset FROM lines ORDER BY offset"):
+            assert self._reader is not None
+            self._reader.seek(offset)
+            yield self._reader.readline()
 
 
 def finite(number: float | None) -> float | None:

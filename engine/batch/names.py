@@ -4,7 +4,7 @@ import hashlib
 import re
 import unicodedata
 
-__all__ = ["class_slug", "digest", "plain_stem"]
+__all__ = ["class_slug", "digest", "plain_stem", "unshared_stem"]
 
 _LABEL_LENGTH = 60
 _STEM_BYTES = 120
@@ -31,6 +31,11 @@ def plain_stem(stem: str) -> str:
     if safe == stem and len(content) <= _STEM_BYTES:
         return stem
     return content[:_STEM_BYTES].decode(errors="ignore") + "-" + digest(stem)
+
+
+def unshared_stem(stem: str, name: str) -> str:
+    """The stem of an input, of a name, where another input has the same."""
+    return f"{stem}-{digest(name)}"
 
 
 def digest(text: str) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from deepinside.engine.rendering import Rendering
 from deepinside.engine.results import InputMaps, SaliencyMap
 
 __all__ = [
-    "TASK",
     "Format",
     "JobSettings",
     "Number",
@@ -27,8 +26,6 @@ __all__ = [
     "restored",
     "stored",
 ]
-
-TASK = "saliency"
 
 # Of records from before there were others.
 _FIRST: Record = {
@@ -55,7 +52,10 @@ class JobSettings:
         format: of the results.
         dtype: of the stored maps.
         rendering: of the maps, where they are drawn.
+        task: of the records.
     """
+
+    task: ClassVar[str] = "saliency"
 
     targets: tuple[Target, ...]
     method: Method
@@ -70,20 +70,35 @@ class JobSettings:
         """Check what goes with what.
 
         Raises:
-            SettingError: maps of several sizes for a format that holds one.
+            SettingError: maps of several sizes, or with signs, for a format that holds none.
         """
         if self.format == "npz" and self.size == "original":
             raise SettingError(
                 "an .npz shard holds maps of one size: give a --size, or take --format parquet or "
                 "files."
             )
+        if self.format != "files" and self.rendering.signed:
+            raise SettingError(
+                f"{self.format} shards hold maps without signs, so that nothing can be drawn "
+                "signed: take --format files."
+            )
+
+    @property
+    def variant(self) -> str:
+        """Tells records of one picture apart that stand beside one another."""
+        return self.method.variant
+
+    @property
+    def nothing(self) -> Record:
+        """What is found of a picture, where nothing is."""
+        return {"maps": [], "picture_size": None, "region": None, "top5": []}
 
     def of(self, item: Item) -> Record:
         """The part of an item's record that says how it was made."""
         return {
             "targets": list(item.targets or self.targets),
             "method": {"name": self.method.name, **self.method.settings},
-            **({"variant": self.method.variant} if self.method.variant else {}),
+            **({"variant": self.variant} if self.variant else {}),
             "rendering": self.rendering.settings if self.format == "files" else {},
             "size": self.size,
             "format": self.format,
@@ -107,19 +122,17 @@ def new_record(settings: JobSettings, item: Item, sha256: str | None, **found: A
         settings: of the job.
         item: the picture.
         sha256: of its bytes; None where they could not be read.
-        found: `stem`, `maps`, `error`, and what `facts_of` gives; a failure has its error alone.
+        found: `stem`, `error`, and what the settings' `nothing` names; a failure has its error
+            alone.
     """
     error = found.get("error")
     return {
-        "task": TASK,
+        "task": settings.task,
         "input": item.name,
         "input_sha256": sha256,
         "status": "ok" if error is None else "failed",
         "stem": found.get("stem"),
-        "maps": found.get("maps", []),
-        "picture_size": found.get("picture_size"),
-        "region": found.get("region"),
-        "top5": found.get("top5", []),
+        **{name: found.get(name, nothing) for name, nothing in settings.nothing.items()},
         **settings.of(item),
         "error": error,
     }
@@ -162,9 +175,13 @@ def _completeness(saliency: SaliencyMap) -> Record:
 
 
 def files_of(record: Record) -> Iterator[str]:
-    """The files that hold a picture's maps, relative to the folder; shards come once a map."""
-    for entry in record["maps"]:
+    """The files that hold a picture's results, relative to the folder; shards come once a map."""
+    if record.get("picture"):
+        yield record["picture"]
+    for entry in record.get("maps", ()):
         yield from entry["files"].values()
+    for entry in record.get("objects", ()):
+        yield entry["mask"]
 
 
 def stored(

@@ -29,7 +29,7 @@ from deepinside.engine.evaluation.scoring import Score, Scorer
 from deepinside.engine.evaluation.sensitivity import Removals, remove_at_random
 from deepinside.engine.evaluation.settings import METRICS, EvaluationSettings
 from deepinside.engine.evaluation.similarity import SIMILARITIES, cosine, spearman, ssim
-from deepinside.engine.evaluation.summary import Statistic, summarise
+from deepinside.engine.evaluation.summary import Running, Statistic, summarise
 
 __all__ = [
     "BASELINES",
@@ -50,6 +50,7 @@ __all__ = [
     "MethodMaps",
     "Randomised",
     "Removals",
+    "Running",
     "Score",
     "Scorer",
     "Statistic",

@@ -50,7 +50,8 @@ class Boxes:
     ) -> NDArray[np.bool_] | None:
         """The pixels of a map in the boxes of a picture and class; None where there are none.
 
-        A picture is known by its whole name, else by its file name.
+        A picture is known by its whole name, else by its file name; in an archive, by its whole
+        name there, too.
 
         Args:
             name: of the picture.
@@ -62,8 +63,10 @@ class Boxes:
         Raises:
             ImageError: a box lies outside the picture, or wholly outside what the map covers.
         """
-        known = self.entries.get(name) or self.entries.get(PurePath(name).name)
-        boxes = [entry.box for entry in known or () if entry.index in (None, index)]
+        inner = name.rpartition("::")[2]
+        names = (name, inner, PurePath(inner).name)
+        known = next((self.entries[each] for each in names if each in self.entries), ())
+        boxes = [entry.box for entry in known if entry.index in (None, index)]
         if not boxes:
             return None
         for left, top, right, bottom in boxes:
