@@ -29,7 +29,9 @@ from deepinside.engine import Engine, ImageError, ImageFile, TargetError, heatma
 
 if len(sys.argv) not in (2, 3):
     raise SystemExit(__doc__)
-engine = Engine(sys.argv[1])  # opened once; any number of threads may use it at the same time
+# Opened once; any number of threads may use it at the same time. Idle threads that spin would take
+# the cores from those that decode and draw.
+engine = Engine(sys.argv[1], spinning=False)
 app, workers = FastAPI(title="deepinside"), CapacityLimiter(WORKERS)
 
 
