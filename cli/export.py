@@ -194,6 +194,8 @@ def export(
     if triton is not None:
         if output is not None:
             raise click.UsageError("-o and --triton exclude each other.")
+        if options.get("autodiff") == "ort-training":
+            raise click.UsageError("Triton can't run what --autodiff ort-training writes.")
         output = triton.model_file(classifier)
         if task == "saliency":  # Triton has no optional inputs where it batches
             options.setdefault("target_input", "required")

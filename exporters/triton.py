@@ -17,9 +17,9 @@ from typing import Literal, get_args
 import onnx
 from google.protobuf.message import DecodeError
 from google.protobuf.text_encoding import CEscape
-from onnx import TensorProto
 
 from deepinside.exporters.errors import ExportError
+from deepinside.exporters.triton_plan import Plan, Tensor, plan_of
 
 __all__ = ["TritonModel", "TritonSettings", "write_triton_config"]
 
@@ -27,22 +27,6 @@ Device = Literal["auto", "cpu", "gpu"]
 
 _LABELS = "labels.txt"
 _NOT_TOLD = ("deepinside.labels", "deepinside.score")  # in a file of their own; long
-_TYPES: dict[int, str] = {
-    TensorProto.BOOL: "BOOL",
-    TensorProto.UINT8: "UINT8",
-    TensorProto.UINT16: "UINT16",
-    TensorProto.UINT32: "UINT32",
-    TensorProto.UINT64: "UINT64",
-    TensorProto.INT8: "INT8",
-    TensorProto.INT16: "INT16",
-    TensorProto.INT32: "INT32",
-    TensorProto.INT64: "INT64",
-    TensorProto.FLOAT16: "FP16",
-    TensorProto.BFLOAT16: "BF16",
-    TensorProto.FLOAT: "FP32",
-    TensorProto.DOUBLE: "FP64",
-    TensorProto.STRING: "STRING",
-}
 
 
 @dataclass(frozen=True)
@@ -83,49 +67,6 @@ class TritonModel:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """An input or output of the file; a free size is -1, and an unknown shape None."""
-
-    name: str
-    dtype: str | None
-    shape: tuple[int, ...] | None
-    symbol: str  # of the first axis
-
-    @classmethod
-    def of(cls, value: onnx.ValueInfoProto) -> "_Tensor":
-        kind = value.type.tensor_type
-        sizes = kind.shape.dim
-        return cls(
-            value.name,
-            _TYPES.get(kind.elem_type),
-            tuple(d.dim_value if d.HasField("dim_value") else -1 for d in sizes)
-            if kind.HasField("shape")
-            else None,
-            sizes[0].dim_param if sizes else "",
-        )
-
-    @property
-    def is_batched(self) -> bool:
-        return bool(self.shape) and self.shape is not None and self.shape[0] == -1
-
-    def dims(self, *, batched: bool) -> tuple[int, ...]:
-        """Sizes as Triton has them: without the batch, and never none."""
-        assert self.shape is not None
-        return self.shape[1 if batched else 0 :] or (1,)
-
-    def fields(self, *, batched: bool, more: Sequence[str] = ()) -> list[str]:
-        """Lines of its entry in the configuration."""
-        lines = [
-            f"name: {_quoted(self.name)}",
-            f"data_type: TYPE_{self.dtype}",
-            f"dims: {_numbers(self.dims(batched=batched))}",
-        ]
-        # One number per picture: `[1]` for the client, none for the file.
-        lines += ["reshape { shape: [] }"] if batched and len(self.shape or ()) == 1 else []
-        return [*lines, *more]
-
-
 def write_triton_config(folder: str | Path, settings: TritonSettings | None = None) -> TritonModel:
     """Write `config.pbtxt`, and the labels if there are any, for the file `1/model.onnx` beside.
 
@@ -147,11 +88,8 @@ def write_triton_config(folder: str | Path, settings: TritonSettings | None = No
         )
     model = _read(folder / "1" / "model.onnx")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    if "deepinside.names" not in metadata:
-        raise ExportError(f"{folder / '1' / 'model.onnx'} was not written by deepinside export.")
-    names: dict[str, str] = json.loads(metadata["deepinside.names"])
-    labels = json.loads(metadata.get("deepinside.labels", "null"))
-    plan = _plan(model.graph, names, settings)
+    names, labels = _told(metadata, folder / "1" / "model.onnx")
+    plan = plan_of(model.graph, names, settings.max_batch_size)
     table = names.get("class_scores") if labels else None
     warm = metadata.get("deepinside.task") == "saliency"
     text = _text(folder.resolve().name, plan, settings, labelled=table, warm=warm)
@@ -164,77 +102,27 @@ def write_triton_config(folder: str | Path, settings: TritonSettings | None = No
     return TritonModel(folder / "config.pbtxt", plan.max_batch_size, plan.notes)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """The tensors that Triton gets to know."""
-
-    inputs: list[_Tensor]
-    optional: list[_Tensor]
-    outputs: list[_Tensor]
-    max_batch_size: int
-    notes: tuple[str, ...]
-
-
-def _plan(graph: onnx.GraphProto, names: dict[str, str], settings: TritonSettings) -> _Plan:
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [_Tensor.of(value) for value in graph.input if value.name not in weights]
-    # Old files list weights as inputs too: only the contract's are meant to be given.
-    known = set(names.values()) & weights
-    optional = [_Tensor.of(value) for value in graph.input if value.name in known]
-    outputs = [_Tensor.of(value) for value in graph.output]
-    for tensor in inputs:
-        if tensor.dtype is None or tensor.shape is None:
-            raise ExportError(f"Triton can't take the input {tensor.name!r}: its type is unknown.")
-    notes = []
-    most = settings.max_batch_size
-    obstacles = _obstacles(inputs, names)
-    if most and obstacles:
-        notes.append(f"No dynamic batching: {'; '.join(obstacles)}.")
-        most = 0
-    if most and optional:
-        target = names.get("target") in {tensor.name for tensor in optional}
-        notes.append(
-            f"Left out: {_listed(optional)}, since Triton takes optional inputs only without "
-            "batching; "
-            + (
-                "every picture's best class is explained (--target-input required lets clients "
-                "choose)."
-                if target
-                else "the file's own values are used."
-            )
+def _told(metadata: Mapping[str, str], file: Path) -> tuple[dict[str, str], list[str] | None]:
+    """The names of the file's parts, and of the classes."""
+    if "deepinside.names" not in metadata:
+        raise ExportError(f"{file} was not written by deepinside export.")
+    if "deepinside.autodiff" in metadata:
+        raise ExportError(
+            f"{file} runs on onnxruntime-training only: export it for Triton without --autodiff."
         )
-        optional = []
-    kept = [out for out in outputs if out.dtype and out.shape is not None]
-    kept = [out for out in kept if out.is_batched or not most]
-    if len(kept) < len(outputs):
-        left = [out for out in outputs if out not in kept]
-        notes.append(f"Left out: {_listed(left)}, without the pictures along the first axis.")
-    return _Plan(inputs, optional, kept, most, tuple(notes))
-
-
-def _obstacles(inputs: Iterable[_Tensor], names: dict[str, str]) -> list[str]:
-    """Why requests can't be joined along the first axis of all inputs."""
-    inputs = list(inputs)
-    image = next((t for t in inputs if t.name == names.get("image")), None)
-    found = []
-    for tensor in inputs:
-        if not tensor.shape:
-            found.append(f"the input {tensor.name} is one number for the whole batch")
-        elif not tensor.is_batched:
-            found.append(f"the first axis of the input {tensor.name} is fixed at {tensor.shape[0]}")
-        elif image and tensor.symbol != image.symbol and tensor.name != names.get("target"):
-            found.append(f"the first axis of the input {tensor.name} is not that of the pictures")
-    return found
+    names = json.loads(metadata["deepinside.names"])
+    return names, json.loads(metadata.get("deepinside.labels", "null"))
 
 
 def _text(
-    name: str, plan: _Plan, settings: TritonSettings, *, labelled: str | None, warm: bool
+    name: str, plan: Plan, settings: TritonSettings, *, labelled: str | None, warm: bool
 ) -> str:
     batched = plan.max_batch_size > 0
-    inputs = [tensor.fields(batched=batched) for tensor in plan.inputs]
-    inputs += [tensor.fields(batched=False, more=["optional: true"]) for tensor in plan.optional]
+    inputs = [_entry(tensor, batched=batched) for tensor in plan.inputs]
+    inputs += [_entry(tensor, batched=False, more=["optional: true"]) for tensor in plan.optional]
     outputs = [
-        tensor.fields(
+        _entry(
+            tensor,
             batched=batched,
             more=[f"label_filename: {_quoted(_LABELS)}"] if tensor.name == labelled else [],
         )
@@ -258,7 +146,19 @@ def _text(
     return "\n".join(lines) + "\n"
 
 
-def _warm_up(inputs: Iterable[_Tensor], size: int) -> list[str]:
+def _entry(tensor: Tensor, *, batched: bool, more: Sequence[str] = ()) -> list[str]:
+    """Lines of an input or output."""
+    lines = [
+        f"name: {_quoted(tensor.name)}",
+        f"data_type: TYPE_{tensor.dtype}",
+        f"dims: {_numbers(tensor.dims(batched=batched))}",
+    ]
+    # One number per picture: `[1]` for the client, none for the file.
+    lines += ["reshape { shape: [] }"] if batched and len(tensor.shape or ()) == 1 else []
+    return [*lines, *more]
+
+
+def _warm_up(inputs: Iterable[Tensor], size: int) -> list[str]:
     fields = [f'name: "batch of {size}"', f"batch_size: {size}"]
     for tensor in inputs:
         value = [
@@ -293,10 +193,6 @@ def _quoted(text: str) -> str:
 
 def _numbers(values: Iterable[int]) -> str:
     return f"[{', '.join(map(str, values))}]"
-
-
-def _listed(tensors: Iterable[_Tensor]) -> str:
-    return ", ".join(tensor.name for tensor in tensors)
 
 
 def _read(path: Path) -> onnx.ModelProto:

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 from classifiers import classifier, session
 from click.testing import CliRunner, Result
+from engine_fixtures import Recipe, write
 from google.protobuf import text_format
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
@@ -46,7 +47,12 @@ RECORD = {
     "std": [0.5, 0.25, 0.3],
 }
 LABELS = ["tabby, tabby cat", 'a "quoted" one', "two\nlines", "Käse", "a\\b"]
-TYPES = {"tensor(float)": "TYPE_FP32", "tensor(int64)": "TYPE_INT64", "tensor(uint8)": "TYPE_UINT8"}
+TYPES = {
+    "tensor(float)": "TYPE_FP32",
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(int64)": "TYPE_INT64",
+    "tensor(uint8)": "TYPE_UINT8",
+}
 
 
 def read(path: Path) -> Any:
@@ -268,6 +274,36 @@ def test_saliency_files_are_batched(tmp_path: Path, name: str) -> None:
             np.testing.assert_allclose(answer[key], value, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "dims"),
+    [
+        (Recipe(dtype="float16", target_input="required"), [3, 6, 8]),
+        (Recipe(layout="NHWC", target_input="required"), [6, 8, 3]),
+        (Recipe(layout="flat", target_input="required"), [144]),
+        (Recipe(batch=4, target_input="fixed:1"), [4, 3, 6, 8]),
+    ],
+)
+def test_types_and_layouts(tmp_path: Path, recipe: Recipe, dims: list[int]) -> None:
+    (tmp_path / "hand" / "1").mkdir(parents=True)
+    write(tmp_path / "hand" / "1" / "model.onnx", recipe)
+    write_triton_config(tmp_path / "hand")
+    config, _ = loaded(tmp_path / "hand")
+    assert list(config.input[0].dims) == dims
+    assert config.parameters["deepinside.layout"].string_value == recipe.layout
+
+
+def test_weights_beside_the_file_are_in_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepinside.exporters.finish._SINGLE_FILE_LIMIT", 100)
+    folder = put(tmp_path / "large", export_saliency, classifier(), target_input="required")
+    write_triton_config(folder)
+    (data,) = (folder / "1").glob("model.onnx.*.data")
+    assert data.stat().st_size > 500
+    config, _ = loaded(folder)
+    assert [list(entry.dims) for entry in config.input] == [[3, 8, 8], [1]]
+
+
 def test_an_open_size_stays_open(tmp_path: Path) -> None:
     network = classifier()
     for axis in (2, 3):
@@ -402,6 +438,15 @@ def test_what_is_no_exported_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="was not written by deepinside export"):
         write_triton_config(tmp_path / "m")
     assert not (tmp_path / "m" / "config.pbtxt").exists()
+    exported = put(tmp_path / "n", export_saliency, classifier()) / "1" / "model.onnx"
+    (tmp_path / "n" / "config.pbtxt").mkdir()
+    with pytest.raises(ExportError, match=r"can't write .*config\.pbtxt"):
+        write_triton_config(tmp_path / "n")
+    model = onnx.load(exported)
+    onnx.helper.set_model_props(model, {"deepinside.names": "{}", "deepinside.autodiff": "x"})
+    onnx.save(model, exported)
+    with pytest.raises(ExportError, match="onnxruntime-training only"):
+        write_triton_config(tmp_path / "n")
     with pytest.raises(ExportError, match="names the model"):
         write_triton_config(tmp_path / "a b")
     for wrong in ({"max_batch_size": -1}, {"queue_delay": -1}, {"device": "tpu"}):
@@ -451,6 +496,7 @@ def test_the_command_names_the_model_and_keeps_it(network: Path) -> None:
         (["-o", "o.onnx", "--triton-batch", "4"], "go with --triton DIR"),
         (["--triton", "m", "--triton-name", "a/b"], "can't name a model"),
         (["--triton", "m", "--triton-name", ".hidden"], "can't name a model"),
+        (["--triton", "m", "--autodiff", "ort-training"], "Triton can't run"),
     ],
 )
 def test_usage_errors_of_the_command(network: Path, options: list[str], message: str) -> None:
