@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cpu import RESULTS, machine, versions
+from cpu import PACKAGES, RESULTS, machine, versions
 from pipeline import photographs
 
 from deepinside import models
@@ -157,7 +157,7 @@ def main() -> None:
     report = {
         "date": date,
         "machine": machine(),
-        "versions": versions(),
+        "versions": versions((*PACKAGES, "fastapi", "uvicorn")),
         "seconds": given.seconds,
         "server": runs,
         "alone_per_second": single,

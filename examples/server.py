@@ -29,8 +29,8 @@ from deepinside.engine import Engine, ImageError, ImageFile, TargetError, heatma
 
 if len(sys.argv) not in (2, 3):
     raise SystemExit(__doc__)
-# Opened once; any number of threads may use it at the same time. Idle threads that spin would take
-# the cores from those that decode and draw.
+# Opened once; any number of threads may use it at the same time. Its idle threads don't spin, which
+# leaves the cores to those that decode and draw, and to others.
 engine = Engine(sys.argv[1], spinning=False)
 app, workers = FastAPI(title="deepinside"), CapacityLimiter(WORKERS)
 
