@@ -21,6 +21,7 @@ import uvicorn
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, HTTPException, Request
 from PIL import Image
+from starlette.requests import ClientDisconnect
 
 WORKERS, CONNECTIONS, MOST_BYTES, MOST_PIXELS = 2, 64, 20_000_000, 50_000_000
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses twice its limit, and the engine too
@@ -47,14 +48,16 @@ async def saliency(request: Request, target: str = "top1") -> list[dict[str, Any
     if re.fullmatch(r"top-?\d\d+", target, re.IGNORECASE):
         raise HTTPException(400, "at most nine classes are explained at once.")
     picture = bytearray()
-    async for chunk in request.stream():
-        picture += chunk
-        if len(picture) > MOST_BYTES:
-            raise HTTPException(413, f"the picture has more than {MOST_BYTES} bytes.")
     try:
+        async for chunk in request.stream():
+            picture += chunk
+            if len(picture) > MOST_BYTES:
+                raise HTTPException(413, f"the picture has more than {MOST_BYTES} bytes.")
         return await to_thread.run_sync(explain, picture, target, limiter=workers)
     except (ImageError, TargetError) as error:
         raise HTTPException(400, str(error)) from error
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the client has gone.") from error
 
 
 def explain(picture: bytearray, target: str) -> list[dict[str, Any]]:

@@ -143,6 +143,15 @@ def test_what_can_not_be_explained_is_said(url: str) -> None:
     assert (code, text) == (413, "the picture has more than 20000000 bytes.")
 
 
+def test_a_client_that_leaves_is_no_error(url: str) -> None:
+    place = urllib.parse.urlsplit(url)
+    with socket.create_connection((place.hostname, place.port)) as client:
+        client.sendall(b"POST /saliency HTTP/1.1\r\nHost: h\r\nContent-Length: 900\r\n\r\nhalf")
+        time.sleep(0.2)
+    # The fixture looks for tracebacks once the server has stopped.
+    assert get(f"{url}/health")["status"] == "ok"
+
+
 def test_bombs_are_refused_and_the_server_lives(url: str) -> None:
     stream = BytesIO()
     Image.new("1", (10_000, 5_001)).save(stream, "PNG")
