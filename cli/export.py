@@ -224,7 +224,8 @@ def export(
         options["defaults"] = _loop_defaults(options)
     if classifier.startswith(("torch:", "jax:")):
         sys.path.insert(0, "")  # a factory may stand in the current folder, as with python -m
-    make_folder(output.parent)
+    if triton is None:
+        make_folder(output.parent)  # a repository gets a folder with its model, or none at all
     if options.get("autodiff") == "ort-training":
         report = _export_checked(classifier, output, task, options)
     else:

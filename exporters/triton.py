@@ -90,12 +90,13 @@ def write_triton_config(folder: str | Path, settings: TritonSettings | None = No
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     names, labels = _told(metadata, folder / "1" / "model.onnx")
     plan = plan_of(model.graph, names, settings.max_batch_size)
-    table = names.get("class_scores") if labels else None
+    scores = {out.name for out in plan.outputs} & {names.get("class_scores")}
+    table = scores.pop() if labels and scores else None
     warm = metadata.get("deepinside.task") == "saliency"
     text = _text(folder.resolve().name, plan, settings, labelled=table, warm=warm)
     # Clients that have no file read here how a picture becomes the input.
     text += _parameters({key: value for key, value in metadata.items() if key not in _NOT_TOLD})
-    if labels:
+    if labels and table is not None:
         # One a line, so that none may hold another.
         _write(folder / _LABELS, "".join(f"{' '.join(label.split())}\n" for label in labels))
     _write(folder / "config.pbtxt", text)

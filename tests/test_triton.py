@@ -371,6 +371,7 @@ def test_a_whole_ascent_is_batched(tmp_path: Path) -> None:
         loop=3,
         defaults={"step_size": number, "l2": number},
         preprocessing=RECORD,
+        labels=LABELS,
     )
     model = write_triton_config(folder)
     assert model.max_batch_size == 8
@@ -378,6 +379,7 @@ def test_a_whole_ascent_is_batched(tmp_path: Path) -> None:
         "Left out: step_size",
         "Left out: scores",  # (steps + 1, N)
     ]
+    assert not (folder / "labels.txt").exists()  # no output has a score per class
     config, run = loaded(folder)
     assert not config.model_warmup  # which would draw a picture at each start
     requests = [{"target": np.array([[k]])} for k in (3, 1)]
@@ -502,3 +504,9 @@ def test_the_command_names_the_model_and_keeps_it(network: Path) -> None:
 def test_usage_errors_of_the_command(network: Path, options: list[str], message: str) -> None:
     assert message in command("export", network, *options, code=2).stderr
     assert [path.name for path in Path().iterdir()] == [network.name]
+
+
+def test_a_failed_export_leaves_no_folder_at_which_triton_would_stop(network: Path) -> None:
+    network.write_bytes(b"no classifier")
+    assert "Error:" in command("export", network, "--triton", "models", code=1).stderr
+    assert not Path("models").exists()
