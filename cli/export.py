@@ -13,6 +13,8 @@ from deepinside.cli.errors import Failure, reports_errors
 from deepinside.cli.method_export_options import graph_method, method_export_options
 from deepinside.cli.model import classifier_facts, read_labels, read_record, run_export
 from deepinside.cli.options import (
+    image_size,
+    input_shape,
     json_option,
     labels_option,
     overwrite_option,
@@ -21,6 +23,7 @@ from deepinside.cli.options import (
     quiet_option,
 )
 from deepinside.cli.progress import say
+from deepinside.cli.triton_options import TritonChoice, triton_options
 
 __all__ = ["export"]
 
@@ -34,10 +37,10 @@ _ONLY = {"saliency": ("target_input", "outputs", "method"), "visualization": ("s
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    required=True,
     metavar="FILE.onnx",
     help="File to write.",
 )
+@triton_options
 @click.option(
     "--task",
     type=click.Choice(["saliency", "visualization"]),
@@ -148,7 +151,8 @@ _ONLY = {"saliency": ("target_input", "outputs", "method"), "visualization": ("s
 @reports_errors
 def export(
     classifier: str,
-    output: Path,
+    output: Path | None,
+    triton: TritonChoice | None,
     task: str,
     as_json: bool,
     overwrite: bool,
@@ -179,6 +183,7 @@ def export(
       deepinside export classifier.onnx -o draw.onnx --task visualization --loop 300
       deepinside export timm:resnet50 -o resnet50.onnx --labels imagenet.txt
       deepinside export sklearn:digits.skops -o digits.onnx --image-size 8x8
+      deepinside export classifier.onnx --triton models
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
     from deepinside.engine.files import make_folder
 
@@ -186,6 +191,16 @@ def export(
     for other in _ONLY["visualization" if task == "saliency" else "saliency"]:
         if other in options:
             raise click.UsageError(f"--{other.replace('_', '-')} does not go with --task {task}.")
+    if triton is not None:
+        if output is not None:
+            raise click.UsageError("-o and --triton exclude each other.")
+        if options.get("autodiff") == "ort-training":
+            raise click.UsageError("Triton can't run what --autodiff ort-training writes.")
+        output = triton.model_file(classifier)
+        if task == "saliency":  # Triton has no optional inputs where it batches
+            options.setdefault("target_input", "required")
+    if output is None:
+        raise click.UsageError("say where to: -o FILE.onnx, or --triton DIR.")
     if output.exists() and not overwrite:
         raise click.UsageError(f"{output} exists: replace it with --overwrite.")
     if output.exists() and Path(classifier).exists() and output.samefile(classifier):
@@ -197,9 +212,9 @@ def export(
     if "outputs" in options:
         options["outputs"] = tuple(name.strip() for name in options["outputs"].split(","))
     if "input_shape" in options:
-        options["input_shape"] = _shape(options["input_shape"])
+        options["input_shape"] = input_shape(options["input_shape"])
     if "image_size" in options:
-        options["image_size"] = _size(options["image_size"])
+        options["image_size"] = image_size(options["image_size"])
     if "method" in options:
         options["method"] = graph_method(options["method"])
     if "neuron" in options:
@@ -209,7 +224,8 @@ def export(
         options["defaults"] = _loop_defaults(options)
     if classifier.startswith(("torch:", "jax:")):
         sys.path.insert(0, "")  # a factory may stand in the current folder, as with python -m
-    make_folder(output.parent)
+    if triton is None:
+        make_folder(output.parent)  # a repository gets a folder with its model, or none at all
     if options.get("autodiff") == "ort-training":
         report = _export_checked(classifier, output, task, options)
     else:
@@ -229,12 +245,16 @@ def export(
         f"{report.seconds:.1f} s",
         quiet=quiet,
     )
+    config = None if triton is None else triton.configure(output, quiet=quiet)
     if as_json:
         fields = {item.name: getattr(report, item.name) for item in dataclasses.fields(report)}
         fields |= {"path": str(report.path), "names": dict(report.names)}
+        fields |= {} if config is None else {"config": str(config)}
         click.echo(json.dumps(fields, ensure_ascii=False))
-    else:
-        click.echo(report.path)
+        return
+    click.echo(report.path)
+    if config is not None:
+        click.echo(config)
 
 
 def _export_checked(classifier: str, output: Path, task: str, options: dict[str, Any]) -> Any:
@@ -274,19 +294,3 @@ def _loop_defaults(options: dict[str, Any]) -> dict[str, Any]:
     if record is None:
         raise click.UsageError("--loop with the natural step needs --preprocessing FILE.json.")
     return loop_defaults(options["loop"], tuple(record["input_size"]), len(record["channel_order"]))
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise click.UsageError(
-            f"--input-shape is {text!r}; it must be whole numbers such as 1,3,224,224."
-        )
-    return tuple(int(part) for part in parts)
-
-
-def _size(text: str) -> tuple[int, int]:
-    sizes = [int(part) for part in text.lower().split("x") if part.strip().isdecimal()]
-    if len(sizes) != 2 or text.lower().count("x") != 1 or 0 in sizes:
-        raise click.UsageError(f"--image-size is {text!r}; it must be HxW in pixels, such as 8x8.")
-    return sizes[0], sizes[1]

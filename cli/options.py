@@ -16,6 +16,8 @@ __all__ = [
     "gathered",
     "gpu_options",
     "gpu_settings",
+    "image_size",
+    "input_shape",
     "json_option",
     "labels_option",
     "model_option",
@@ -184,3 +186,29 @@ def place(text: str) -> tuple[int, ...]:
     if not all(part.strip().isdecimal() for part in parts):
         raise click.UsageError(f"--neuron is {text!r}; it must be whole numbers such as 3,4.")
     return tuple(int(part) for part in parts)
+
+
+def input_shape(text: str) -> tuple[int, ...]:
+    """The sizes of `--input-shape`.
+
+    Raises:
+        click.UsageError: they are no whole numbers above 0.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise click.UsageError(
+            f"--input-shape is {text!r}; it must be whole numbers such as 1,3,224,224."
+        )
+    return tuple(int(part) for part in parts)
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """(H, W) of `--image-size`.
+
+    Raises:
+        click.UsageError: it is no height and width.
+    """
+    sizes = [int(part) for part in text.lower().split("x") if part.strip().isdecimal()]
+    if len(sizes) != 2 or text.lower().count("x") != 1 or 0 in sizes:
+        raise click.UsageError(f"--image-size is {text!r}; it must be HxW in pixels, such as 8x8.")
+    return sizes[0], sizes[1]

@@ -51,7 +51,7 @@ def read_contract(file: str | PathLike[str]) -> Contract:
 
 
 class Engine:
-    """Runs one exported file.
+    """Runs one exported file. Several threads may call it at the same time, as servers do.
 
     Attributes:
         contract: the file's metadata.

@@ -16,6 +16,7 @@ from deepinside.exporters.export import (
 )
 from deepinside.exporters.layers import Layer
 from deepinside.exporters.stage import ExportReport, GraphOptions, layers_of
+from deepinside.exporters.triton import TritonModel, TritonSettings, write_triton_config
 
 __all__ = [
     "SALIENCY_OUTPUTS",
@@ -29,7 +30,10 @@ __all__ = [
     "MissingPackageError",
     "MissingRuleError",
     "ScoreError",
+    "TritonModel",
+    "TritonSettings",
     "export_saliency",
     "export_visualization",
     "layers_of",
+    "write_triton_config",
 ]
