@@ -201,6 +201,21 @@ def test_leftovers_go_and_overwritten_work_is_kept_with_resume() -> None:
     assert not Path("out/.deepinside-0123").exists()
 
 
+@pytest.mark.parametrize(("form", "again"), [("files", 1), ("npz", 10)])
+def test_what_is_listed_and_gone_is_made_again(form: str, again: int) -> None:
+    command = arguments("out", "--format", form, "--shard-size", "10", "in/00?.png", "in/01?.png")
+    command.remove("in")
+    run(*command)
+    ending = "*.saliency.npy" if form == "files" else "*.npz"
+    max(Path("out").glob(ending)).unlink()
+    result = run(*command, "--json")
+    statuses = [json.loads(line)["status"] for line in result.stdout.splitlines()]
+    assert (statuses.count("ok"), statuses.count("kept")) == (again, 20 - again)
+    for line in lines("out"):
+        for entry in json.loads(line)["maps"]:
+            assert all(Path("out", name).exists() for name in entry["files"].values())
+
+
 def test_two_jobs_never_write_into_one_folder() -> None:
     with Manifest(Path("out")):
         assert "another deepinside is writing into out" in run(*arguments("out"), code=1).stderr
