@@ -1,5 +1,6 @@
 """Where the pictures of a job come from: folders, patterns, lists, archives, tables, URLs."""
 
+import gc
 import io
 import json
 import os
@@ -236,6 +237,17 @@ def test_an_archive_without_its_end_mark_is_noticed() -> None:
     second = whole.index(b"2.png")
     Path("cut.tar").write_bytes(whole[:second])  # ends where a member would begin
     assert [item.name for item in items("cut.tar")] == ["cut.tar::1.png", "cut.tar"]
+
+
+def test_what_is_read_of_an_archive_is_forgotten() -> None:
+    tar("s.tar", [(f"{number}.png", b"x") for number in range(200)])
+    before = sum(isinstance(known, tarfile.TarInfo) for known in gc.get_objects())
+    with Sources(["s.tar"], Path("out")) as sources:
+        for count, _ in enumerate(sources.items(), 1):
+            if count % 50 == 0:
+                held = sum(isinstance(known, tarfile.TarInfo) for known in gc.get_objects())
+                assert held - before < 10
+    assert count == 200
 
 
 def test_large_members_wait_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
