@@ -15,6 +15,7 @@ from deepinside.exporters import contract, ort_training
 from deepinside.exporters.blocked import keep_blocked
 from deepinside.exporters.boundary import explains_broken
 from deepinside.exporters.builder import Builder, OptimizeFor
+from deepinside.exporters.concats import cut_layers, nest_concats
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.finish import finish
 from deepinside.exporters.folding import fold_factors
@@ -222,6 +223,7 @@ class Stage:
                 find_rule(node, opset)  # complains: what follows a foreign operator is unknown
         op = Builder(model.graph, opset, shapes, graph_options.optimize_for)
         join_slices(op)
+        nest_concats(op)
         if graph_options.optimize_for == "cpu":
             keep_blocked(op)
         if graph_options.layer is None:
@@ -267,6 +269,8 @@ class Stage:
         else:
             gradient = backpropagate(op, seed, score=table, image=image, relu=self.options.relu)
             fold_factors(op, forward, gradient)
+            if self.options.optimize_for == "cpu":
+                cut_layers(op, forward, gradient)
         return selected, self.unscaled(gradient)
 
     def scaled(self, seed: ir.Value) -> ir.Value:
