@@ -153,6 +153,8 @@ class _Fold:
                     yield None
                 else:
                     yield from self._sources(operand, axis, products=products)
+        elif node.op_type in ("AveragePool", "Resize") and first is not None and axis in (None, 1):
+            yield from self._sources(first, axis, products=products)
         elif node.op_type == "Transpose" and first is not None:
             order = node.attributes["perm"].as_ints()
             before = None if axis is None else order[axis]

@@ -23,6 +23,7 @@ from deepinside.exporters.gradient import backpropagate, path_between, reached_f
 from deepinside.exporters.half import GRADIENT_SCALE, to_half
 from deepinside.exporters.image import ImageInput, Layout, find_image
 from deepinside.exporters.layers import Layer, layer_scores, list_layers
+from deepinside.exporters.pointwise import move_pointwise
 from deepinside.exporters.prepare import prepare
 from deepinside.exporters.registry import ReluMode, find_rule
 from deepinside.exporters.rules.activations import is_rectifier
@@ -268,9 +269,10 @@ class Stage:
             gradient = ort_training.differentiate(op, self.model, seed, score=table, image=image)
         else:
             gradient = backpropagate(op, seed, score=table, image=image, relu=self.options.relu)
+            move_pointwise(op, forward, gradient)
             fold_factors(op, forward, gradient)
             if self.options.optimize_for == "cpu":
-                cut_layers(op, forward, gradient)
+                cut_layers(op, forward)
         return selected, self.unscaled(gradient)
 
     def scaled(self, seed: ir.Value) -> ir.Value:
