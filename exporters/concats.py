@@ -1,110 +1,114 @@
-"""Gradients of joined features, without cutting up maps.
+"""Joined features whose gradient needs no map to be cut up.
 
 A Concat's gradient is a Split. ONNX Runtime has none in the layout, blocked by channels, in which
 it keeps convolutions on CPUs: the map is taken out of that layout, cut, and its pieces are put back
 in. Most of what is cut comes from convolutions of the backward pass, and those can give the pieces
 themselves, with as much arithmetic: their weights are cut instead, once, when the file is loaded.
 
-Where every layer joins all features before it (DenseNet), each Concat holds an earlier one. Written
-so, its gradient is one piece for all that the earlier one holds, and not one for each feature.
+Two forms of the classifier's own Concats, which change no value, make way for that: a Concat that
+begins with all that an earlier one joins takes its output, so that a network in which every layer
+joins all features before it (DenseNet) has few pieces; and features are normalised and rectified
+before they are joined, where a convolution follows.
 """
 
-import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce as fold
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from deepinside.exporters.appended import Appended, group_of, is_used
 from deepinside.exporters.builder import Builder
-from deepinside.exporters.shapes import Shape, static
+from deepinside.exporters.shapes import static
 
-__all__ = ["cut_layers", "nest_concats"]
+__all__ = ["cut_layers", "join_last", "nest_concats"]
+
+# In forms for CPUs, a Concat takes the output of one that joins a multiple of so many tensors. What
+# that one gives has to be cut up as a map; more pieces are more nodes, each with less to do.
+_NEST = 12
 
 
 def nest_concats(op: Builder) -> None:
-    """Let Concats that begin with all that an earlier one joins take its output, in place.
-
-    The values are the same to the last bit, and as many numbers are copied.
-    """
-    every = int(os.environ.get("NEST", "6")) if op.optimize_for == "cpu" else 1
+    """Let Concats that begin with all that an earlier one joins take its output, in place."""
+    step = _NEST if op.optimize_for == "cpu" else 1
     joined: dict[tuple[int, tuple[ir.Value | None, ...]], ir.Value] = {}
-    for node in list(op.graph):
-        joins = node.op_type == "Concat" and not node.domain
-        shape = op.shapes.known(node.outputs[0]) if joins else None
-        if shape is None:
+    for node in op.graph:
+        whole, shape = node.outputs[0], op.shapes.known(node.outputs[0])
+        floats = whole.dtype is not None and whole.dtype.is_floating_point()
+        if node.op_type != "Concat" or node.domain or shape is None or not floats:
             continue
         axis, inputs = node.attributes["axis"].as_int() % len(shape), tuple(node.inputs)
-        whole = node.outputs[0]
-        for count in range((len(inputs) - 1) // every * every, 1, -every):
+        for count in range((len(inputs) - 1) // step * step, 1, -step):
             prefix = joined.get((axis, inputs[:count]))
             if prefix is not None:
-                op.scope = str(node.name)
-                whole = op.Concat(prefix, *inputs[count:], axis=axis)
-                op.replace(node, whole)
+                node.resize_inputs(len(inputs) - count + 1)
+                for index, value in enumerate((prefix, *inputs[count:])):
+                    node.replace_input_with(index, value)
                 break
         joined.setdefault((axis, inputs), whole)
-    if op.optimize_for == "cpu":
-        for node in list(op.graph):
-            if node.op_type == "Concat" and not node.domain:
-                _join_last(node, op)
+
+
+def join_last(op: Builder, keep: Collection[str | None] = ()) -> None:
+    """Normalise and rectify features before they are joined for a convolution, in place.
+
+    Args:
+        op: builder of the graph, whose file is for CPUs.
+        keep: names of nodes and of tensors that have to stay.
+    """
+    for node in list(op.graph):
+        if node.op_type == "Concat" and not node.domain and len(node.inputs) > 1:
+            chain = _chain(node.outputs[0])
+            if chain and not any({n.name, n.outputs[0].name} & {*keep} for n in (node, *chain)):
+                _join_behind(chain, node, op)
     op.scope = "deepinside"
     op.graph.sort()
-
-
-def _join_last(concat: ir.Node, op: Builder) -> None:
-    """Normalise and rectify features before they are joined for a convolution, not behind.
-
-    As much work, channel by channel, and the same values; but masks of the pieces are at hand, and
-    nothing stands between the convolution and the Concat on the way back.
-    """
-    x = concat.outputs[0]
-    chain = _chain(x)
-    shape = op.shapes.known(x)
-    if not chain or shape is None or concat.attributes["axis"].value not in (1, 1 - len(shape)):
-        return
-    shapes = [op.shapes.known(v) if v is not None else None for v in concat.inputs]
-    if any(s is None or not op.can_block(s, x) for s in shapes):
-        return
-    pieces = list(concat.inputs)
-    ends = np.cumsum([static(s[1]) for s in shapes])[:-1]
-    for node in chain:
-        op.scope = str(node.name)
-        numbers: list[list[np.ndarray]] = []
-        for v in node.inputs[1:]:
-            array = op.shapes.constant(v)
-            if array is None:
-                return
-            numbers.append(np.split(array, ends))
-        attributes = {name: a.value for name, a in node.attributes.items()}
-        made = []
-        for index, piece in enumerate(pieces):
-            given = [op.constant(n[index]) for n in numbers]
-            made.append(op.emit(node.op_type, piece, *given, **attributes)[0])
-            op.shapes.record(made[-1], shapes[index])
-        pieces = made
-    op.scope = str(concat.name)
-    op.replace(chain[-1], op.Concat(*pieces, axis=1))
-    op.graph.remove([*chain[-2::-1], concat], safe=True)
 
 
 def _chain(x: ir.Value) -> list[ir.Node]:
     """BatchNormalization and Relu between a tensor and convolutions, where that is all."""
     chain: list[ir.Node] = []
-    while True:
+    while x.uses() and not x.is_graph_output() and all(use.idx == 0 for use in x.uses()):
         users = x.consumers()
-        if x.is_graph_output() or not users:
-            return []
         if all(node.op_type == "Conv" for node in users):
             return chain
-        if len(users) > 1 or users[0].op_type not in ("BatchNormalization", "Relu"):
-            return []
-        if len(users[0].outputs) > 1:
-            return []
-        chain.append(users[0])
-        x = users[0].outputs[0]
+        (node, *others) = users
+        channelwise = node.op_type in ("BatchNormalization", "Relu") and not node.domain
+        constant = all(v is not None and v.is_initializer() for v in node.inputs[1:])
+        if others or not channelwise or not constant or len(node.outputs) > 1:
+            break
+        chain.append(node)
+        x = node.outputs[0]
+    return []
+
+
+def _join_behind(chain: Sequence[ir.Node], concat: ir.Node, op: Builder) -> None:
+    """Apply the nodes that follow a Concat to each of its inputs, and join the results."""
+    x, pieces = concat.outputs[0], [v for v in concat.inputs if v is not None]
+    shape, shapes = op.shapes.known(x), [op.shapes.known(piece) for piece in pieces]
+    if shape is None or concat.attributes["axis"].as_int() % len(shape) != 1:
+        return
+    if not all(s is not None and op.can_block(s, x) for s in shapes):
+        return
+    ends = np.cumsum([static(s[1]) for s in shapes if s is not None])[:-1]
+    for node in chain:
+        op.scope = str(node.name)
+        numbers = [np.split(_numbers(v), ends) for v in node.inputs[1:]]
+        for index, piece in enumerate(pieces):
+            own = [op.constant(cut[index]) for cut in numbers]
+            pieces[index] = op.emit(node.op_type, piece, *own, **_attributes(node))[0]
+            op.shapes.record(pieces[index], shapes[index])
+    op.scope = str(concat.name)
+    op.replace(chain[-1], op.Concat(*pieces, axis=1))
+    op.graph.remove([*chain[-2::-1], concat], safe=True)
+
+
+def _numbers(value: ir.Value | None) -> np.ndarray:
+    """An initializer's value."""
+    assert value is not None
+    assert value.const_value is not None
+    return value.const_value.numpy()
 
 
 def cut_layers(op: Builder, classifier: Collection[ir.Node]) -> None:
@@ -120,14 +124,14 @@ def cut_layers(op: Builder, classifier: Collection[ir.Node]) -> None:
             _Cut(node, appended, op).apply()
     for node in list(op.graph):
         if node in appended and node.op_type == "Add":
-            _order(node.outputs[0], appended, op)
+            _add_pieces_last(node, appended, op)
     op.scope = "deepinside"
     op.graph.sort()
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """A Split of the backward pass, and what its input is the sum of.
+    """A Split of the backward pass.
 
     Attributes:
         split: the node.
@@ -140,40 +144,29 @@ class _Cut:
     op: Builder
 
     def apply(self) -> None:
-        """Cut what can be cut before it is computed, and the rest behind."""
-        op, g, sizes = self.op, self.split.inputs[0], self._sizes
-        shape = None if g is None else op.shapes.known(g)
-        if g is None or shape is None or sizes is None or self.split.attributes["axis"].value != 1:
+        """Cut the weights of layers that the Split's input is a sum of; the rest as before."""
+        op, g, outputs = self.op, self.split.inputs[0], self.split.outputs
+        if g is None or self.split.attributes.get_int("axis", 0) != 1:
             return
-        if not all(op.can_block(self._shape(g, size), g) for size in sizes):
+        shapes = [shape for v in outputs if (shape := op.shapes.known(v)) is not None]
+        if len(shapes) < len(outputs) or not all(op.can_block(shape, g) for shape in shapes):
             return
         terms = list(_terms(g, self.appended))
         layers = [term for term in terms if self._comes_from_layers(term)]
+        rest = [term for term in terms if term not in layers]
         if not layers:
             return
         op.scope = str(self.split.name).rpartition("/")[0]
         found = [self._pieces(term) for term in layers]
-        rest = [term for term in terms if term not in layers]
         if rest:
             parts = self._split(fold(op.Add, rest), axis=1)
-            shapes = (self._shape(g, size) for size in sizes)
             found.append([op.blocked(*each) for each in zip(parts, shapes, strict=True)])
-        for output, pieces in zip(self.split.outputs, zip(*found, strict=True), strict=True):
+        for output, pieces in zip(outputs, zip(*found, strict=True), strict=True):
             ir.convenience.replace_all_uses_with(output, fold(op.Add, pieces))
         op.graph.remove(self.split, safe=True)
 
-    @property
-    def _sizes(self) -> np.ndarray | None:
-        return self.op.shapes.constant(self.split.inputs[1])
-
-    def _shape(self, whole: ir.Value, size: int) -> Shape:
-        """The shape of a piece of so many channels."""
-        shape = self.op.shapes.known(whole)
-        assert shape is not None
-        return (*shape[:1], self.op.shapes.dim(int(size)), *shape[2:])
-
     def _comes_from_layers(self, value: ir.Value) -> bool:
-        """Whether all that a tensor is computed from channel by channel comes from layers.
+        """Whether a tensor is worked out channel by channel from what layers give.
 
         What is used elsewhere, too, is needed as a whole.
         """
@@ -184,36 +177,38 @@ class _Cut:
             return False
         if node.op_type == "Conv":
             return self.appended.is_layer(node) and group_of(node) == 1
-        if node.op_type not in ("Add", "AveragePool", "MaxPool", "Resize"):
-            return False
-        operands = node.inputs if node.op_type == "Add" else node.inputs[:1]
-        return all(v is not None and self._comes_from_layers(v) for v in operands)
+        operands = _channelwise(node)
+        return bool(operands) and all(self._comes_from_layers(v) for v in operands)
 
     def _pieces(self, value: ir.Value) -> list[ir.Value]:
         """The pieces of a tensor that comes from layers."""
-        op, node, sizes = self.op, value.producer(), self._sizes
+        op, node = self.op, value.producer()
         assert node is not None
-        assert sizes is not None
-        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
         if node.op_type == "Conv":
             parts = self._split(node.inputs[1], axis=0)
-            made = [op.Conv(node.inputs[0], part, **attributes) for part in parts]
-        elif node.op_type == "Add":
-            pieces = (self._pieces(v) for v in node.inputs if v is not None)
-            made = [op.Add(*pair) for pair in zip(*pieces, strict=True)]
+            made = [op.Conv(node.inputs[0], part, **_attributes(node)) for part in parts]
         else:
-            assert node.inputs[0] is not None
-            made = [
-                op.emit(node.op_type, piece, *node.inputs[1:], **attributes)[0]
-                for piece in self._pieces(node.inputs[0])
-            ]
-        for piece, size in zip(made, sizes, strict=True):
-            op.tell_shape(piece, self._shape(value, size))
+            operands = _channelwise(node)
+            others = node.inputs[len(operands) :]
+            pieces = zip(*(self._pieces(v) for v in operands), strict=True)
+            made = [op.emit(node.op_type, *p, *others, **_attributes(node))[0] for p in pieces]
+        whole = op.shapes.known(value)
+        assert whole is not None
+        for piece, output in zip(made, self.split.outputs, strict=True):
+            shape = op.shapes.known(output)
+            assert shape is not None
+            op.tell_shape(piece, (*whole[:1], shape[1], *whole[2:]))
         return made
 
     def _split(self, value: ir.Value | None, axis: int) -> Sequence[ir.Value]:
         count = len(self.split.outputs)
         return self.op.emit("Split", value, self.split.inputs[1], axis=axis, outputs=count)
+
+
+def _channelwise(node: ir.Node) -> list[ir.Value]:
+    """The operands of which each channel of a node's output needs the same channel alone."""
+    count = {"Add": 2, "AveragePool": 1, "MaxPool": 1, "Resize": 1}.get(node.op_type, 0)
+    return [v for v in node.inputs[:count] if v is not None]
 
 
 def _terms(value: ir.Value, appended: Appended) -> Iterator[ir.Value]:
@@ -227,21 +222,23 @@ def _terms(value: ir.Value, appended: Appended) -> Iterator[ir.Value]:
         yield value
 
 
-def _order(total: ir.Value, appended: Appended, op: Builder) -> None:
-    """Add pieces of a Split last, up to which the sum stays in the blocked layout."""
-    if [use.node.op_type for use in total.uses()] == ["Add"]:
+def _add_pieces_last(add: ir.Node, appended: Appended, op: Builder) -> None:
+    """Add what a Split gives behind the rest of a sum, which stays in the blocked layout."""
+    total = add.outputs[0]
+    if [node.op_type for node in total.consumers()] == ["Add"]:
         return  # a part of another sum
-    node = total.producer()
-    assert node is not None
-    terms = [term for v in node.inputs if v is not None for term in _terms(v, appended)]
+    terms = [term for v in add.inputs if v is not None for term in _terms(v, appended)]
     cut = [term for term in terms if _is_cut(term, appended)]
     whole = [term for term in terms if term not in cut]
-    shapes = {op.shapes.known(term) for term in terms}
-    if cut and len(whole) > 1 and len(shapes) == 1:
-        op.scope = str(node.name).rpartition("/")[0]
+    if cut and len(whole) > 1 and len({op.shapes.known(term) for term in terms}) == 1:
+        op.scope = str(add.name).rpartition("/")[0]
         ir.convenience.replace_all_uses_with(total, fold(op.Add, [*whole, *cut]))
 
 
 def _is_cut(value: ir.Value, appended: Appended) -> bool:
     node = value.producer()
     return node is not None and node in appended and node.op_type == "Split"
+
+
+def _attributes(node: ir.Node) -> dict[str, Any]:
+    return {name: attribute.value for name, attribute in node.attributes.items()}

@@ -15,7 +15,7 @@ from deepinside.exporters import contract, ort_training
 from deepinside.exporters.blocked import keep_blocked
 from deepinside.exporters.boundary import explains_broken
 from deepinside.exporters.builder import Builder, OptimizeFor
-from deepinside.exporters.concats import cut_layers, nest_concats
+from deepinside.exporters.concats import cut_layers, join_last, nest_concats
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.finish import finish
 from deepinside.exporters.folding import fold_factors
@@ -227,6 +227,7 @@ class Stage:
         nest_concats(op)
         if graph_options.optimize_for == "cpu":
             keep_blocked(op)
+            join_last(op, (graph_options.layer, graph_options.score_output))
         if graph_options.layer is None:
             scores = find_scores(model.graph, shapes, graph_options.score_output)
         else:
@@ -273,6 +274,7 @@ class Stage:
             fold_factors(op, forward, gradient)
             if self.options.optimize_for == "cpu":
                 cut_layers(op, forward)
+                fold_factors(op, forward, gradient)  # what stood behind a Split is behind a layer
         return selected, self.unscaled(gradient)
 
     def scaled(self, seed: ir.Value) -> ir.Value:
