@@ -7,6 +7,7 @@ back through one of stride 1 (Inception) is pooled where it has the fewer channe
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import onnx_ir as ir
 
@@ -31,8 +32,8 @@ def move_pointwise(op: Builder, classifier: Collection[ir.Node], result: ir.Valu
         if first is None or first not in appended or node is result.producer():
             continue
         op.scope = str(node.name).rpartition("/")[0]
-        if node.op_type == "AveragePool" and _is_pointwise(first, appended):
-            new = _pooled_first(first, node, op)
+        if _keeps_channels(node, op) and _is_pointwise(first, appended):
+            new = _narrow_first(first, node, op)
         elif first.op_type == "Resize" and _is_pointwise(node, appended):
             new = _repeated_last(first, node, op)
         else:
@@ -53,16 +54,24 @@ def _is_pointwise(node: ir.Node, appended: Appended) -> bool:
     return set(ones) == {1} and not any(node.attributes["pads"].as_ints())
 
 
-def _pooled_first(layer: ir.Node, pool: ir.Node, op: Builder) -> ir.Value | None:
-    """AveragePool(Conv(x)) as Conv(AveragePool(x)), if x has fewer channels."""
-    x, y = layer.inputs[0], layer.outputs[0]
+def _keeps_channels(node: ir.Node, op: Builder) -> bool:
+    """Whether a node pools, or multiplies by what is the same for all channels."""
+    if node.op_type != "Mul":
+        return node.op_type == "AveragePool"
+    factor = op.shapes.constant(node.inputs[1])
+    return factor is not None and (factor.ndim < 3 or factor.shape[-3] == 1)
+
+
+def _narrow_first(layer: ir.Node, node: ir.Node, op: Builder) -> ir.Value | None:
+    """AveragePool(Conv(x)) as Conv(AveragePool(x)), Mul likewise, if x has fewer channels."""
+    x, y = layer.inputs[0], node.outputs[0]
     assert x is not None
     before, after = op.shapes.known(x), op.shapes.known(y)
     if before is None or after is None or not before[1] < after[1]:
         return None
-    pooled = op.AveragePool(x, **_attributes(pool))
-    op.shapes.record(pooled, (*after[:1], before[1], *after[2:]))
-    return op.Conv(pooled, layer.inputs[1], **_attributes(layer))
+    narrow = op.emit(node.op_type, x, *node.inputs[1:], **_attributes(node))[0]
+    op.shapes.record(narrow, (*after[:1], before[1], *after[2:]))
+    return op.Conv(narrow, layer.inputs[1], **_attributes(layer))
 
 
 def _repeated_last(resize: ir.Node, layer: ir.Node, op: Builder) -> ir.Value | None:
@@ -77,5 +86,5 @@ def _repeated_last(resize: ir.Node, layer: ir.Node, op: Builder) -> ir.Value | N
     return op.repeat(small, [int(scale) for scale in scales[2:]])
 
 
-def _attributes(node: ir.Node) -> dict[str, object]:
+def _attributes(node: ir.Node) -> dict[str, Any]:
     return {name: attribute.value for name, attribute in node.attributes.items()}
