@@ -144,25 +144,18 @@ class _Cut:
     op: Builder
 
     def apply(self) -> None:
-        """Cut the weights of layers that the Split's input is a sum of; the rest as before."""
+        """Cut the weights of all layers that the Split's input comes from, if that is all."""
         op, g, outputs = self.op, self.split.inputs[0], self.split.outputs
         if g is None or self.split.attributes.get_int("axis", 0) != 1:
             return
-        shapes = [shape for v in outputs if (shape := op.shapes.known(v)) is not None]
-        if len(shapes) < len(outputs) or not all(op.can_block(shape, g) for shape in shapes):
-            return
-        terms = list(_terms(g, self.appended))
-        layers = [term for term in terms if self._comes_from_layers(term)]
-        rest = [term for term in terms if term not in layers]
-        if not layers:
+        shapes = [op.shapes.known(output) for output in outputs]
+        blocks = all(shape is not None and op.can_block(shape, g) for shape in shapes)
+        # With a Split for a part of the sum, the rest costs less as a map, too.
+        if not blocks or not self._comes_from_layers(g):
             return
         op.scope = str(self.split.name).rpartition("/")[0]
-        found = [self._pieces(term) for term in layers]
-        if rest:
-            parts = self._split(fold(op.Add, rest), axis=1)
-            found.append([op.blocked(*each) for each in zip(parts, shapes, strict=True)])
-        for output, pieces in zip(outputs, zip(*found, strict=True), strict=True):
-            ir.convenience.replace_all_uses_with(output, fold(op.Add, pieces))
+        for output, piece in zip(outputs, self._pieces(g), strict=True):
+            ir.convenience.replace_all_uses_with(output, piece)
         op.graph.remove(self.split, safe=True)
 
     def _comes_from_layers(self, value: ir.Value) -> bool:
