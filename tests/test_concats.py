@@ -156,6 +156,10 @@ def _doubled(x: torch.Tensor, **layers: nn.Module) -> torch.Tensor:
     return layers["c"](torch.cat([a, b, a], 1)) + layers["d"](a)
 
 
+def _added(x: torch.Tensor, **layers: nn.Module) -> torch.Tensor:
+    return layers["c"](_two(x, **layers) + layers["d"](x))
+
+
 def _of_rows(axis: int) -> _Function:
     def join(x: torch.Tensor, **layers: nn.Module) -> torch.Tensor:
         return layers["c"](torch.cat([layers["a"](x), layers["b"](x)], axis))
@@ -174,6 +178,7 @@ def _of_rows(axis: int) -> _Function:
         (_joined(lambda x, **m: m["c"](x) * m["d"](x)), (16, 32, 48, 16), 0),
         (_joined(lambda x, **m: m["c"](F.relu(x))), (16, 32, 48, 16), 0),
         (_doubled, (16, 32, 64, 16), 0),
+        (_added, (16, 32, 48, 48), 1),  # another layer needs the whole
         (_of_rows(2), (16, 16, 16, 16), 1),
         (_of_rows(-3), (16, 32, 48, 16), 0),
     ],
@@ -186,6 +191,7 @@ def _of_rows(axis: int) -> _Function:
         "two convolutions",
         "ReLU",
         "joined twice",
+        "added to another",
         "rows",
         "negative axis",
     ],
@@ -196,7 +202,7 @@ def test_what_is_cut(
     torch.manual_seed(1)
     a, b, joined, other = widths
     layers = {"a": _conv(16, a, 3), "b": _conv(16, b), "c": _conv(joined, 16, 3)}
-    layers["d"] = _conv(a if join is _doubled else joined, other)
+    layers["d"] = _conv({_doubled: a, _added: 16}.get(join, joined), other)
     net = _Net(join, layers, 16).eval()
     assert _check(net, tmp_path)[1] == cuts
     assert _check(net, tmp_path, "any")[1] == 1
