@@ -5,10 +5,11 @@ weights. The classifier's own nodes are never among them: they stay as they are.
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import onnx_ir as ir
 
-__all__ = ["Appended", "group_of", "is_used"]
+__all__ = ["Appended", "attributes_of", "group_of", "is_used"]
 
 _LAYERS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 
@@ -45,6 +46,11 @@ class Appended:
                 and all(v is None or self.is_constant(v) for v in node.inputs)
             )
         return self._constant[value]
+
+
+def attributes_of(node: ir.Node) -> dict[str, Any]:
+    """A node's attributes, to emit another like it."""
+    return {name: attribute.value for name, attribute in node.attributes.items()}
 
 
 def group_of(layer: ir.Node) -> int:

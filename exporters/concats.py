@@ -14,12 +14,11 @@ before they are joined, where a convolution follows.
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce as fold
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from deepinside.exporters.appended import Appended, group_of, is_used
+from deepinside.exporters.appended import Appended, attributes_of, group_of, is_used
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.shapes import static
 
@@ -34,20 +33,31 @@ def nest_concats(op: Builder) -> None:
     """Let Concats that begin with all that an earlier one joins take its output, in place."""
     step = _NEST if op.optimize_for == "cpu" else 1
     joined: dict[tuple[int, tuple[ir.Value | None, ...]], ir.Value] = {}
+    parts: dict[tuple[int, ir.Value | None], tuple[ir.Value | None, ...]] = {}
     for node in op.graph:
         whole, shape = node.outputs[0], op.shapes.known(node.outputs[0])
         floats = whole.dtype is not None and whole.dtype.is_floating_point()
         if node.op_type != "Concat" or node.domain or shape is None or not floats:
             continue
-        axis, inputs = node.attributes["axis"].as_int() % len(shape), tuple(node.inputs)
+        axis = node.attributes["axis"].as_int() % len(shape)
+        first, *others = node.inputs
+        inputs = (*parts.get((axis, first), (first,)), *others)
+        parts[axis, whole] = inputs
         for count in range((len(inputs) - 1) // step * step, 1, -step):
             prefix = joined.get((axis, inputs[:count]))
             if prefix is not None:
-                node.resize_inputs(len(inputs) - count + 1)
-                for index, value in enumerate((prefix, *inputs[count:])):
-                    node.replace_input_with(index, value)
+                _set_inputs(node, (prefix, *inputs[count:]))
                 break
+        else:
+            if len(inputs) <= step:
+                _set_inputs(node, inputs)
         joined.setdefault((axis, inputs), whole)
+
+
+def _set_inputs(node: ir.Node, values: Sequence[ir.Value | None]) -> None:
+    node.resize_inputs(len(values))
+    for index, value in enumerate(values):
+        node.replace_input_with(index, value)
 
 
 def join_last(op: Builder, keep: Collection[str | None] = ()) -> None:
@@ -97,7 +107,7 @@ def _join_behind(chain: Sequence[ir.Node], concat: ir.Node, op: Builder) -> None
         numbers = [np.split(_numbers(v), ends) for v in node.inputs[1:]]
         for index, piece in enumerate(pieces):
             own = [op.constant(cut[index]) for cut in numbers]
-            pieces[index] = op.emit(node.op_type, piece, *own, **_attributes(node))[0]
+            pieces[index] = op.emit(node.op_type, piece, *own, **attributes_of(node))[0]
             op.shapes.record(pieces[index], shapes[index])
     op.scope = str(concat.name)
     op.replace(chain[-1], op.Concat(*pieces, axis=1))
@@ -179,12 +189,12 @@ class _Cut:
         assert node is not None
         if node.op_type == "Conv":
             parts = self._split(node.inputs[1], axis=0)
-            made = [op.Conv(node.inputs[0], part, **_attributes(node)) for part in parts]
+            made = [op.Conv(node.inputs[0], part, **attributes_of(node)) for part in parts]
         else:
             operands = _channelwise(node)
             others = node.inputs[len(operands) :]
             pieces = zip(*(self._pieces(v) for v in operands), strict=True)
-            made = [op.emit(node.op_type, *p, *others, **_attributes(node))[0] for p in pieces]
+            made = [op.emit(node.op_type, *p, *others, **attributes_of(node))[0] for p in pieces]
         whole = op.shapes.known(value)
         assert whole is not None
         for piece, output in zip(made, self.split.outputs, strict=True):
@@ -231,7 +241,3 @@ def _add_pieces_last(add: ir.Node, appended: Appended, op: Builder) -> None:
 def _is_cut(value: ir.Value, appended: Appended) -> bool:
     node = value.producer()
     return node is not None and node in appended and node.op_type == "Split"
-
-
-def _attributes(node: ir.Node) -> dict[str, Any]:
-    return {name: attribute.value for name, attribute in node.attributes.items()}

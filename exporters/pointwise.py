@@ -7,11 +7,10 @@ back through one of stride 1 (Inception) is pooled where it has the fewer channe
 """
 
 from collections.abc import Collection
-from typing import Any
 
 import onnx_ir as ir
 
-from deepinside.exporters.appended import Appended, is_used
+from deepinside.exporters.appended import Appended, attributes_of, is_used
 from deepinside.exporters.builder import Builder
 
 __all__ = ["move_pointwise"]
@@ -59,7 +58,13 @@ def _keeps_channels(node: ir.Node, op: Builder) -> bool:
     if node.op_type != "Mul":
         return node.op_type == "AveragePool"
     factor = op.shapes.constant(node.inputs[1])
-    return factor is not None and (factor.ndim < 3 or factor.shape[-3] == 1)
+    shape = op.shapes.known(node.outputs[0])
+    if factor is None or shape is None or node.inputs[0] is None:
+        return False
+    channels = 1 - len(shape) + factor.ndim  # the axis of the factor that goes with them
+    return op.shapes.known(node.inputs[0]) == shape and (
+        channels < 0 or factor.shape[channels] == 1
+    )
 
 
 def _narrow_first(layer: ir.Node, node: ir.Node, op: Builder) -> ir.Value | None:
@@ -69,9 +74,9 @@ def _narrow_first(layer: ir.Node, node: ir.Node, op: Builder) -> ir.Value | None
     before, after = op.shapes.known(x), op.shapes.known(y)
     if before is None or after is None or not before[1] < after[1]:
         return None
-    narrow = op.emit(node.op_type, x, *node.inputs[1:], **_attributes(node))[0]
+    narrow = op.emit(node.op_type, x, *node.inputs[1:], **attributes_of(node))[0]
     op.shapes.record(narrow, (*after[:1], before[1], *after[2:]))
-    return op.Conv(narrow, layer.inputs[1], **_attributes(layer))
+    return op.Conv(narrow, layer.inputs[1], **attributes_of(layer))
 
 
 def _repeated_last(resize: ir.Node, layer: ir.Node, op: Builder) -> ir.Value | None:
@@ -81,10 +86,6 @@ def _repeated_last(resize: ir.Node, layer: ir.Node, op: Builder) -> ir.Value | N
     shape, repeated = op.shapes.known(x), op.shapes.known(layer.outputs[0])
     if scales is None or shape is None or repeated is None or len(resize.inputs) > 3:
         return None
-    small = op.Conv(x, layer.inputs[1], **_attributes(layer))
+    small = op.Conv(x, layer.inputs[1], **attributes_of(layer))
     op.shapes.record(small, (*shape[:1], repeated[1], *shape[2:]))
     return op.repeat(small, [int(scale) for scale in scales[2:]])
-
-
-def _attributes(node: ir.Node) -> dict[str, Any]:
-    return {name: attribute.value for name, attribute in node.attributes.items()}

@@ -110,6 +110,14 @@ def _dense(x: torch.Tensor, **layers: nn.Module) -> torch.Tensor:
     return F.avg_pool2d(layers["conv"](joined), (3, 2))
 
 
+def _dense_by_two(x: torch.Tensor, **layers: nn.Module) -> torch.Tensor:
+    """The same, as Keras writes it: each Concat holds the one before."""
+    for i in range(1, len(layers) // 2):
+        new = layers[f"conv{i}"](F.relu(layers[f"norm{i}"](x)))
+        x = torch.cat([x, new], 1)
+    return F.avg_pool2d(layers["conv"](F.relu(layers["norm"](x))), (3, 2))
+
+
 def _dense_layers(count: int) -> dict[str, nn.Module]:
     layers: dict[str, nn.Module] = {}
     for i in range(1, count + 1):
@@ -287,6 +295,23 @@ def test_only_whole_beginnings_are_taken(tmp_path: Path) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
     sizes = {node.name: len(node.input) for node in onnx.load(out).graph.node if node.name in joins}
     assert sizes == {"a": 2, "b": 3, "c": 3, "d": 3, "e": 3}
+
+
+def test_a_scale_for_each_channel_stays_behind_the_convolution(tmp_path: Path) -> None:
+    """In one dimension: its axes are fewer than a map's."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.conv = nn.Parameter(torch.randn(1, 6, 1)), nn.Conv1d(6, 5, 1)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            lines = torch.cat([image, image.square()], 1).flatten(2)
+            return self.conv(lines * self.scale).square().mean(2)
+
+    torch.manual_seed(1)
+    for form in ("any", "cpu"):
+        _check(Scaled().eval(), tmp_path, form)
 
 
 def test_a_layer_within(tmp_path: Path) -> None:
