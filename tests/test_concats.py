@@ -303,10 +303,10 @@ def test_a_scale_for_each_channel_stays_behind_the_convolution(tmp_path: Path) -
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.scale, self.conv = nn.Parameter(torch.randn(1, 6, 1)), nn.Conv1d(6, 5, 1)
+            self.scale, self.conv = nn.Parameter(torch.randn(1, 12, 1)), nn.Conv1d(12, 5, 1)
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            lines = torch.cat([image, image.square()], 1).flatten(2)
+            lines = torch.cat([image, image.square()] * 2, 1).flatten(2)
             return self.conv(lines * self.scale).square().mean(2)
 
     torch.manual_seed(1)
