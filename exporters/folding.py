@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from deepinside.exporters.appended import Appended, group_of, is_used
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.shapes import is_one, static
 
@@ -27,9 +28,9 @@ def fold_factors(op: Builder, classifier: Collection[ir.Node], result: ir.Value)
         classifier: the nodes of the forward pass.
         result: of the backward pass; its node stays.
     """
-    fold = _Fold(op, frozenset(classifier), {})
+    fold = _Fold(op, Appended(classifier))
     for node in list(op.graph):
-        if node in fold.classifier or node is result.producer():
+        if node not in fold.appended or node is result.producer():
             continue
         if node.op_type in ("Mul", "Div"):
             fold.factor(node)
@@ -60,13 +61,11 @@ class _Fold:
 
     Attributes:
         op: builder of the graph.
-        classifier: nodes of the forward pass, which stay.
-        constant: values -> whether they depend on weights alone.
+        appended: the nodes of the backward pass.
     """
 
     op: Builder
-    classifier: frozenset[ir.Node]
-    constant: dict[ir.Value, bool]
+    appended: Appended
 
     def factor(self, node: ir.Node) -> None:
         """Fold a product of a tensor and a constant."""
@@ -114,9 +113,9 @@ class _Fold:
         first, second = node.inputs
         assert first is not None
         assert second is not None
-        if node.op_type == "Mul" and self._is_constant(first):
+        if node.op_type == "Mul" and self.appended.is_constant(first):
             first, second = second, first
-        if self._is_constant(first) or not self._is_constant(second):
+        if self.appended.is_constant(first) or not self.appended.is_constant(second):
             return None
         if first.dtype not in _WIDE:
             return None  # weights of half precision would leave its range, or lose digits
@@ -138,11 +137,11 @@ class _Fold:
         what it comes from one; `products` of such a tensor and another are passed, too.
         """
         node, shape = value.producer(), self.op.shapes.known(value)
-        if node is None or node in self.classifier or not _is_used(value, uses):
+        if node is None or node not in self.appended or not is_used(value, uses):
             yield None
             return
         first = node.inputs[0] if node.inputs else None
-        if self._is_layer(node):
+        if self.appended.is_layer(node):
             fits = axis is None or (shape is not None and axis == _feature_axis(node, len(shape)))
             yield node if fits else None
         elif node.op_type == "Mul" and products:
@@ -154,6 +153,8 @@ class _Fold:
                     yield None
                 else:
                     yield from self._sources(operand, axis, products=products)
+        elif node.op_type in ("AveragePool", "Resize") and first is not None and axis in (None, 1):
+            yield from self._sources(first, axis, products=products)
         elif node.op_type == "Transpose" and first is not None:
             order = node.attributes["perm"].as_ints()
             before = None if axis is None else order[axis]
@@ -179,13 +180,13 @@ class _Fold:
 
     def _sink(self, value: ir.Value, axis: int | None) -> ir.Node | None:
         """The layer that is all a tensor goes to, if its weights can take the factor."""
-        while _is_used(value, 1):
+        while is_used(value, 1):
             (use,) = value.uses()
             node, shape = use.node, self.op.shapes.known(value)
-            if use.idx == 0 and self._is_layer(node):
+            if use.idx == 0 and self.appended.is_layer(node):
                 fits = shape is not None and axis == _feature_axis(node, len(shape))
-                return node if axis is None or (fits and _group(node) == 1) else None
-            if node.op_type != "Transpose" or node in self.classifier:
+                return node if axis is None or (fits and group_of(node) == 1) else None
+            if node.op_type != "Transpose" or node not in self.appended:
                 return None
             order = list(node.attributes["perm"].as_ints())
             axis = None if axis is None else order.index(axis)
@@ -209,28 +210,6 @@ class _Fold:
         assert weights is not None
         return weights
 
-    def _is_layer(self, node: ir.Node | None, *kinds: str) -> bool:
-        """Whether a node is a linear layer of the backward pass, with constant weights."""
-        if node is None or node in self.classifier or node.op_type not in (kinds or _LAYERS):
-            return False
-        weights = node.inputs[1]
-        if len(node.inputs) > 2 or weights is None or not self._is_constant(weights):
-            return False
-        return node.op_type != "ConvTranspose" or _group(node) == 1
-
-    def _is_constant(self, value: ir.Value) -> bool:
-        """Whether a value depends on weights alone."""
-        if value not in self.constant:
-            node = value.producer()
-            self.constant[value] = (
-                value.is_initializer() and not value.is_graph_input()
-                if node is None
-                else node not in self.classifier
-                and bool(node.inputs)
-                and all(v is None or self._is_constant(v) for v in node.inputs)
-            )
-        return self.constant[value]
-
     def _keeps(self, reshape: ir.Node, axis: int | None) -> bool:
         """Whether a Reshape leaves the factor where it is, on the last axis."""
         if axis is None:
@@ -245,7 +224,6 @@ class _Fold:
 
 
 _WIDE = {ir.DataType.FLOAT, ir.DataType.DOUBLE}
-_LAYERS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 # The axis of a layer's weights that belongs to the features of its output, and of its input.
 _OUTPUT = {"MatMul": -1, "Gemm": -1, "transposed Gemm": -2, "Conv": 0, "ConvTranspose": 1}
 _INPUT = {"MatMul": -2, "Gemm": -2, "transposed Gemm": -1, "Conv": 1, "ConvTranspose": 0}
@@ -260,13 +238,3 @@ def _kind(layer: ir.Node) -> str:
 def _feature_axis(layer: ir.Node, rank: int) -> int:
     """The axis of the features in a layer's input and output."""
     return rank - 1 if layer.op_type in ("MatMul", "Gemm") else 1
-
-
-def _group(layer: ir.Node) -> int:
-    group = layer.attributes.get("group")
-    return 1 if group is None else int(group.as_int())
-
-
-def _is_used(value: ir.Value, times: int) -> bool:
-    """Whether a value is used so often, and is no output of the graph."""
-    return len(value.uses()) == times and not value.is_graph_output()

@@ -15,6 +15,7 @@ from deepinside.exporters import contract, ort_training
 from deepinside.exporters.blocked import keep_blocked
 from deepinside.exporters.boundary import explains_broken
 from deepinside.exporters.builder import Builder, OptimizeFor
+from deepinside.exporters.concats import cut_layers, join_last, nest_concats
 from deepinside.exporters.errors import ExportError
 from deepinside.exporters.finish import finish
 from deepinside.exporters.folding import fold_factors
@@ -22,6 +23,7 @@ from deepinside.exporters.gradient import backpropagate, path_between, reached_f
 from deepinside.exporters.half import GRADIENT_SCALE, to_half
 from deepinside.exporters.image import ImageInput, Layout, find_image
 from deepinside.exporters.layers import Layer, layer_scores, list_layers
+from deepinside.exporters.pointwise import move_pointwise
 from deepinside.exporters.prepare import prepare
 from deepinside.exporters.registry import ReluMode, find_rule
 from deepinside.exporters.rules.activations import is_rectifier
@@ -222,8 +224,10 @@ class Stage:
                 find_rule(node, opset)  # complains: what follows a foreign operator is unknown
         op = Builder(model.graph, opset, shapes, graph_options.optimize_for)
         join_slices(op)
+        nest_concats(op)
         if graph_options.optimize_for == "cpu":
             keep_blocked(op)
+            join_last(op, (graph_options.layer, graph_options.score_output))
         if graph_options.layer is None:
             scores = find_scores(model.graph, shapes, graph_options.score_output)
         else:
@@ -266,7 +270,11 @@ class Stage:
             gradient = ort_training.differentiate(op, self.model, seed, score=table, image=image)
         else:
             gradient = backpropagate(op, seed, score=table, image=image, relu=self.options.relu)
+            move_pointwise(op, forward, gradient)
             fold_factors(op, forward, gradient)
+            if self.options.optimize_for == "cpu":
+                cut_layers(op, forward)
+                fold_factors(op, forward, gradient)  # what stood behind a Split is behind a layer
         return selected, self.unscaled(gradient)
 
     def scaled(self, seed: ir.Value) -> ir.Value:

@@ -210,7 +210,7 @@ def average_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     volume = float(prod(w.kernel for w in spatial))
     include_pad, ceil = (bool(node.attribute(n)) for n in ("count_include_pad", "ceil_mode"))
     if not ceil and (include_pad or all(w.before == w.after == 0 for w in spatial)):
-        return _spread(op.Mul(g, 1.0 / volume), node, spatial, volume, op)
+        return _spread(g, 1.0 / volume, node, spatial, op)
     known: list[np.ndarray] = []
     shares: list[ir.Value] = []
     for w in spatial:
@@ -222,11 +222,12 @@ def average_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
         else:
             shares.append(op.Reciprocal(_run_time_counts(w, low, high, g, node, op)))
     if all((count == count.flat[0]).all() for count in known):
-        each = float(prod(int(count.max()) for count in known))
-        share = op.Mul(g, 1.0 / each) if known else g
+        scale = 1.0 / float(prod(int(count.max()) for count in known))
+        share = g
     else:
+        scale = 1.0
         share = fold(lambda share, count: op.Mul(share, 1.0 / count), known, g)
-    return _spread(fold(op.Mul, shares, share), node, spatial, volume, op)
+    return _spread(fold(op.Mul, shares, share), scale, node, spatial, op)
 
 
 @vjp("LpPool", 11, 18, 22)
@@ -234,8 +235,7 @@ def lp_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """DX = sign(X) |X|^(p-1) times the sum, over X's windows, of g * Y^(1-p); 0 where Y = 0."""
     spatial = windows(node, tuple(node.attribute("kernel_shape")), op)
     power = int(node.attribute("p")) - 1
-    volume = float(prod(w.kernel for w in spatial))
-    spread = _spread(_norm_share(g, power, node, op), node, spatial, volume, op)
+    spread = _spread(_norm_share(g, power, node, op), 1.0, node, spatial, op)
     return op.Mul(_signed_power(node.x, power, op), spread)
 
 
@@ -289,9 +289,14 @@ def _along(w: Window, rank: int) -> list[int]:
 
 
 def _spread(
-    share: ir.Value, node: ForwardNode, spatial: list[Window], volume: float, op: Builder
+    share: ir.Value, scale: float, node: ForwardNode, spatial: list[Window], op: Builder
 ) -> ir.Value:
-    """Add each window's share to all its inputs."""
+    """Add each window's share, times a number, to all its inputs."""
+    average = all(w.is_dense and w.dilation == 1 for w in spatial)
+    if average:
+        scale *= float(prod(w.kernel for w in spatial))
+    if scale != 1.0:  # before the pool: a layer's weights can take it
+        share = op.Mul(share, scale)
     if all(w.tiles or (w.abuts and not w.is_static) for w in spatial):
         copies = op.repeat(share, [w.kernel for w in spatial])
         for w in spatial:
@@ -304,8 +309,8 @@ def _spread(
                     else op.pad(copies, w.axis, 0, rest, node.rank(node.x))
                 )
         return copies
-    if all(w.is_dense and w.dilation == 1 for w in spatial):
-        average = op.AveragePool(
+    if average:
+        return op.AveragePool(
             share,
             kernel_shape=[w.kernel for w in spatial],
             strides=[1] * len(spatial),
@@ -313,7 +318,6 @@ def _spread(
             + [w.kernel - 1 - w.after for w in spatial],
             count_include_pad=1,
         )
-        return op.Mul(average, volume)
     channels = node.size(node.x, 1)
     ones = op.constant(np.ones((channels, 1, *(w.kernel for w in spatial))), share.dtype)
     return transposed_convolution(share, ones, channels, spatial, op)
