@@ -19,6 +19,7 @@ from engine_fixtures import write
 from PIL import Image
 
 from deepinside.cli.main import cli
+from deepinside.cli.stopping import stoppable
 from deepinside.engine import OutputError
 from deepinside.engine.batch import Manifest, restored
 
@@ -32,6 +33,7 @@ import os, signal, sys, time
 from pathlib import Path
 import onnxruntime, numpy, PIL.Image, cmap, deepinside.engine.batch.shards
 from deepinside.cli.main import cli
+from deepinside.cli.stopping import stoppable
 print("ready", flush=True)
 for line in sys.stdin:
     lines, seconds, manifest, *arguments = line.rstrip("\\n").split("\\t")
@@ -170,6 +172,13 @@ def test_ctrl_c_finishes_what_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(list(Path("out").glob("*.npy"))) == done
     run(*arguments("out", "--resume"), code=1)
     assert len(lines("out")) == PICTURES + 1
+
+
+def test_the_second_signal_ends_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), stoppable() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_full_disk_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
