@@ -1,7 +1,7 @@
 """Load on a real Triton that serves what `write_triton_config` made, each answer checked.
 
     pip install 'tritonclient[grpc]'
-    python benchmarks/triton_load.py REPOSITORY [--seconds 15] [--connections 1 2 8 32] [--note TEXT]
+    python benchmarks/triton_load.py REPOSITORY [--seconds 15] [--connections 1 8] [--note TEXT]
 
 Writes the embedded classifier into the model repository REPOSITORY and waits for a Triton, which is
 started by hand on it (docs/serving.md) with gRPC at --address. Clients send normalised pictures,

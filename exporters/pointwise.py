@@ -59,7 +59,7 @@ def _keeps_channels(node: ir.Node, op: Builder) -> bool:
         return node.op_type == "AveragePool"
     factor = op.shapes.constant(node.inputs[1])
     shape = op.shapes.known(node.outputs[0])
-    if factor is None or shape is None or node.inputs[0] is None:
+    if factor is None or shape is None or len(shape) < 2 or node.inputs[0] is None:
         return False
     channels = 1 - len(shape) + factor.ndim  # the axis of the factor that goes with them
     return op.shapes.known(node.inputs[0]) == shape and (

@@ -123,7 +123,7 @@ def average_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
     """The kernel's volume in place of the number of inputs in the window."""
     spatial = windows(node, tuple(node.attribute("kernel_shape")), op)
     volume = float(np.prod([w.kernel for w in spatial]))
-    return pooling._spread(op.Mul(g, 1.0 / volume), node, spatial, volume, op)
+    return pooling._spread(g, 1.0 / volume, node, spatial, op)
 
 
 def unflipped(

@@ -243,12 +243,14 @@ class SmallMemory:
     def __init__(self, raw: Any, most: int) -> None:
         self.raw, self.most, self.sizes = raw, most, list[int]()
 
-    def run(self, outputs: list[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(
+        self, outputs: list[str], feeds: dict[str, NDArray[Any]], *options: Any
+    ) -> list[NDArray[Any]]:
         count = len(next(iter(feeds.values())))
         self.sizes.append(count)
         if count > self.most:
             raise RuntimeError("Failed to allocate memory for requested buffer of size 12345")
-        return list(self.raw.run(outputs, feeds))
+        return list(self.raw.run(outputs, feeds, *options))
 
 
 def test_a_batch_too_large_for_the_memory_is_halved(
