@@ -1,6 +1,13 @@
 """What the front doors of the frameworks share; each framework is imported by its own door only."""
 
 import importlib
+import pickle
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +16,38 @@ import onnx_ir as ir
 
 from deepinside.exporters.errors import ClassifierError, MissingPackageError
 
-__all__ = ["FAILURES", "OPSET", "Opened", "existing_file", "factory", "refuse", "require"]
+__all__ = [
+    "FAILURES",
+    "OPSET",
+    "Opened",
+    "existing_file",
+    "explained",
+    "factory",
+    "refuse",
+    "require",
+]
 
-# What a framework raises for a file or a network that it can't load.
-FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
+# Everything that frameworks are known to raise over broken files and odd networks.
+FAILURES: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    pickle.PickleError,
+    struct.error,
+    tokenize.TokenError,  # NumPy's, over the head of an array
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_LONGEST = 400  # characters of a reason
 
 # Every runtime and every provider has kernels for it; newer opsets lose some.
 OPSET = 18
@@ -56,6 +91,30 @@ def require(name: str, extra: str, purpose: str, advice: str | None = None) -> A
         raise ClassifierError(
             f"the package {name!r} is installed but can't be imported ({error}); {advice}."
         ) from error
+
+
+@contextmanager
+def explained(what: str, *others: type[Exception], advice: str = "") -> Iterator[None]:
+    """Around a framework's own code: what it raises becomes a sentence.
+
+    Args:
+        what: can't be done.
+        others: errors of the framework's own that are none of Python's.
+        advice: what to do.
+
+    Raises:
+        ClassifierError: the framework failed.
+    """
+    try:
+        yield
+    except (*FAILURES, *others) as error:
+        # Keras repeats the configuration before it comes to the point.
+        reason = " ".join(str(error).rpartition("Exception encountered: ")[2].split())[:_LONGEST]
+        if not reason or isinstance(error, LookupError):  # which say no more than a key
+            reason = f"{type(error).__name__} {reason}".rstrip()
+        if advice:
+            reason = f"{reason.rstrip('.')}; {advice}"
+        raise ClassifierError(f"{what}: {reason}") from error
 
 
 def factory(door: str, name: str) -> Any:
