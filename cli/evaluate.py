@@ -25,7 +25,7 @@ from deepinside.cli.options import (
     size_option,
 )
 from deepinside.cli.pictures import expand_inputs
-from deepinside.cli.progress import progress_bar, say
+from deepinside.cli.progress import echo_json, progress_bar, say
 
 if TYPE_CHECKING:
     from deepinside.engine.batch import Record
@@ -259,7 +259,7 @@ def evaluate(
                 say(f"Error: {record['error']}")
             advance(len(records), len(pictures), record["input"])
             if as_json:
-                click.echo(json.dumps(record, ensure_ascii=False))
+                echo_json(record)
     _finish(records, output, score, plots=plots, as_json=as_json)
     say(
         f"{counts['ok']} done, {counts['kept']} kept, {counts['failed']} failed; "
@@ -344,7 +344,7 @@ def _finish(
 
         written += draw(summary, output, score)
     if as_json:
-        click.echo(json.dumps(summary, ensure_ascii=False))
+        echo_json(summary)
         return
     click.echo(table(summary, score))
     for each in written:

@@ -1,7 +1,6 @@
 """`deepinside export`: a classifier becomes a saliency or visualization file."""
 
 import dataclasses
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +19,7 @@ from deepinside.cli.options import (
     preprocessing_option,
     quiet_option,
 )
-from deepinside.cli.progress import say
+from deepinside.cli.progress import echo_json, say
 
 __all__ = ["export"]
 
@@ -232,7 +231,7 @@ def export(
     if as_json:
         fields = {item.name: getattr(report, item.name) for item in dataclasses.fields(report)}
         fields |= {"path": str(report.path), "names": dict(report.names)}
-        click.echo(json.dumps(fields, ensure_ascii=False))
+        echo_json(fields)
     else:
         click.echo(report.path)
 

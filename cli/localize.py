@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +32,7 @@ from deepinside.cli.options import (
 )
 from deepinside.cli.picture_job import PictureJob
 from deepinside.cli.pictures import Input, expand_inputs
-from deepinside.cli.progress import progress_bar, say
+from deepinside.cli.progress import echo_json, progress_bar, say
 
 if TYPE_CHECKING:
     from deepinside.engine.batch import Record
@@ -247,4 +246,4 @@ def _show(record: Record, output: Path, *, as_json: bool) -> None:
     picture = record.get("picture")
     objects = [{**entry, "mask": str(output / entry["mask"])} for entry in record["objects"]]
     shown = {**record, "picture": picture and str(output / picture), "objects": objects}
-    click.echo(json.dumps(shown, ensure_ascii=False))
+    echo_json(shown)

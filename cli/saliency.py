@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,7 +27,7 @@ from deepinside.cli.options import (
     size_option,
 )
 from deepinside.cli.pages import Pages, pages
-from deepinside.cli.progress import Advance, progress_bar, say
+from deepinside.cli.progress import Advance, echo_json, progress_bar, say
 from deepinside.cli.rendering_options import RenderingChoice, rendering_options
 from deepinside.cli.stopping import Stop, stoppable
 
@@ -228,7 +228,7 @@ class _Display:
         self._advance(self.counts.total(), self._total, record["input"])
         self._page.add(outcome, self.counts.total())
         if self._as_json:
-            click.echo(self._json(outcome))
+            echo_json(self._seen_from_here(outcome))
             return
         for entry in record["maps"]:
             for name in entry["files"].values():
@@ -236,10 +236,8 @@ class _Display:
                     click.echo(self._output / name)
                 self._shard = entry["files"].get("shard")
 
-    def _json(self, outcome: "Outcome") -> str:
+    def _seen_from_here(self, outcome: "Outcome") -> dict[str, Any]:
         """The record, with paths as seen from here."""
-        from deepinside.engine.batch.manifest import json_text
-
         maps = [
             {
                 **entry,
@@ -247,7 +245,7 @@ class _Display:
             }
             for entry in outcome.record["maps"]
         ]
-        return json_text({**outcome.record, "maps": maps})
+        return {**outcome.record, "maps": maps}
 
 
 def _tell(

@@ -1,6 +1,7 @@
 """What the front doors of the frameworks share; each framework is imported by its own door only."""
 
 import importlib
+import logging
 import pickle
 import struct
 import tokenize
@@ -23,6 +24,7 @@ __all__ = [
     "existing_file",
     "explained",
     "factory",
+    "less_talk",
     "refuse",
     "require",
 ]
@@ -115,6 +117,18 @@ def explained(what: str, *others: type[Exception], advice: str = "") -> Iterator
         if advice:
             reason = f"{reason.rstrip('.')}; {advice}"
         raise ClassifierError(f"{what}: {reason}") from error
+
+
+@contextmanager
+def less_talk(name: str) -> Iterator[None]:
+    """Keep back the warnings of a framework's logger that are no news to the user."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def factory(door: str, name: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from deepinside.exporters import pytorch
 from deepinside.exporters.errors import ClassifierError
-from deepinside.exporters.frontdoor import Opened, explained, require
+from deepinside.exporters.frontdoor import Opened, explained, less_talk, require
 from deepinside.exporters.huggingface_record import preprocessing_record
 
 __all__ = ["load"]
@@ -80,7 +80,7 @@ def _read(transformers: Any, path: Path, random_weights: bool) -> Any:
     )
     own = (hub.errors.StrictDataclassError, safetensors.SafetensorError)
     failure = f"transformers can't make an image classifier of {path} without running code from it"
-    with explained(failure, *own):
+    with explained(failure, *own), less_talk("transformers"):
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or "model_type" not in content:
             raise ClassifierError(f"{file} is not a configuration of transformers.")
@@ -92,9 +92,17 @@ def _read(transformers: Any, path: Path, random_weights: bool) -> Any:
         if random_weights:
             network = automatic.from_config(config, trust_remote_code=False, **settings)
         else:
-            network = automatic.from_pretrained(
-                str(path), use_safetensors=True, **settings, **_LOCAL
+            network, loaded = automatic.from_pretrained(
+                str(path),
+                use_safetensors=True,
+                output_loading_info=True,
+                **settings,
+                **_LOCAL,
             )
+            if missing := ", ".join(sorted(loaded["missing_keys"])):
+                raise ClassifierError(
+                    f"{path} lacks weights of a classifier, which would be random: {missing[:200]}."
+                )
     return network.eval()
 
 

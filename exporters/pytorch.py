@@ -1,10 +1,9 @@
 """The PyTorch front door: a module becomes plain ONNX with PyTorch's own exporters."""
 
-import contextlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import onnx_ir as ir
 
 from deepinside.exporters.bodies import undefined
 from deepinside.exporters.errors import ClassifierError, innermost
-from deepinside.exporters.frontdoor import FAILURES, OPSET, explained, factory, require
+from deepinside.exporters.frontdoor import FAILURES, OPSET, explained, factory, less_talk, require
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +113,7 @@ def _export(
         # Unlike a named Dim, DYNAMIC lets a size have bounds and factors, but no single value.
         shapes = ({0: torch.export.Dim("N"), **dict.fromkeys(free, torch.export.Dim.DYNAMIC)},)
         try:
-            with _less_talk("torch.fx.experimental.symbolic_shapes"):
+            with less_talk("torch.fx.experimental.symbolic_shapes"):
                 program = torch.onnx.export(
                     module,
                     (example_input,),
@@ -148,18 +147,6 @@ def _export(
         model = ir.load(path)
         ir.external_data.load_to_model(model)  # the folder is about to go
         return model
-
-
-@contextlib.contextmanager
-def _less_talk(name: str) -> Iterator[None]:
-    """Keep a logger's warnings back: inequalities of sizes that PyTorch gives up on are no news."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _named(model: ir.Model, free: Mapping[int, str]) -> ir.Model:
