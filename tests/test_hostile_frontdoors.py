@@ -228,6 +228,19 @@ def test_weights_of_half_precision_become_float32(folder: Path) -> None:
     assert onnx.TensorProto.BFLOAT16 not in types
 
 
+def test_weights_that_are_missing_are_not_made_up(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    state["\x1b[31mred"] = state.pop("classifier.weight")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(folder, r"lacks weights of a classifier, which would be random: classifier\.weight")
+    printed = capfd.readouterr()
+    assert "\x1b[31mred" not in printed.out + printed.err
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", bytes(range(256)), None])
 def test_broken_weights_of_transformers(folder: Path, content: bytes | None) -> None:
     path = folder / "model.safetensors"
