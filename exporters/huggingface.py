@@ -20,6 +20,7 @@ __all__ = ["load"]
 _log = logging.getLogger(__name__)
 
 _PURPOSE = "a classifier of transformers"
+_READ = {".json", ".safetensors"}  # by transformers, of a folder
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -74,18 +75,16 @@ def _read(transformers: Any, path: Path, random_weights: bool) -> Any:
             f"there is no {file}: hf: takes a folder as save_pretrained writes it, or its "
             "config.json; nothing is fetched from the network."
         )
-    hub, safetensors = (
-        require("huggingface_hub", "hf", _PURPOSE),
-        require("safetensors", "hf", _PURPOSE),
-    )
+    hub = require("huggingface_hub", "hf", _PURPOSE)
+    safetensors = require("safetensors", "hf", _PURPOSE)
     own = (hub.errors.StrictDataclassError, safetensors.SafetensorError)
     failure = f"transformers can't make an image classifier of {path} without running code from it"
     with explained(failure, *own), less_talk("transformers"):
+        _require_inside(path, (found.name for found in path.glob("*") if found.suffix in _READ))
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or "model_type" not in content:
             raise ClassifierError(f"{file} is not a configuration of transformers.")
-        if path.is_dir():
-            _require_inside(path, _files(path, content))
+        _require_inside(path, _named(path, content))
         config = transformers.AutoConfig.from_pretrained(str(file), **_LOCAL)
         automatic = transformers.AutoModelForImageClassification
         settings = {"attn_implementation": "eager", "dtype": "float32"}
@@ -106,15 +105,16 @@ def _read(transformers: Any, path: Path, random_weights: bool) -> Any:
     return network.eval()
 
 
-def _files(folder: Path, config: dict[str, Any]) -> Iterator[str]:
-    """The names of all files of a folder that transformers may read."""
-    yield from (
-        file.name for ending in ("json", "safetensors") for file in folder.glob(f"*.{ending}")
-    )
-    if "transformers_weights" in config:  # a name in place of the usual one
-        yield str(config["transformers_weights"])
-    for index in folder.glob("*.index.json"):
-        yield from map(str, json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+def _named(folder: Path, config: dict[str, Any]) -> Iterator[str]:
+    """The weights that files of the folder name; none is read before it has been yielded."""
+    indexes = [file.name for file in folder.glob("*.index.json")]
+    if "transformers_weights" in config:  # a name in place of the usual ones
+        indexes.append(str(config["transformers_weights"]))
+    for name in indexes:
+        yield name
+        if name.endswith(".index.json") and (folder / name).is_file():
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            yield from map(str, content["weight_map"].values())
 
 
 def _require_inside(folder: Path, names: Iterable[str]) -> None:
@@ -125,7 +125,7 @@ def _require_inside(folder: Path, names: Iterable[str]) -> None:
     """
     home = folder.resolve()
     homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
-    for name in set(names):
+    for name in names:
         place = (home / name).resolve()
         if not any(place.is_relative_to(allowed) for allowed in homes):
             raise ClassifierError(

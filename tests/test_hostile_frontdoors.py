@@ -127,7 +127,7 @@ def change(file: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("place", ["../secret.safetensors", "{root}/secret.safetensors", "link"])
-@pytest.mark.parametrize("named_by", ["index", "configuration"])
+@pytest.mark.parametrize("named_by", ["index", "configuration", "index in a folder"])
 def test_weights_outside_the_folder(folder: Path, place: str, named_by: str) -> None:
     secret = folder.parent / "secret.safetensors"
     shutil.move(folder / "model.safetensors", secret)
@@ -142,8 +142,12 @@ def test_weights_outside_the_folder(folder: Path, place: str, named_by: str) -> 
 
         with safe_open(secret, "np") as opened:
             places = dict.fromkeys(opened.keys(), place)
-        index = {"metadata": {}, "weight_map": places}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        name = "model.safetensors.index.json"
+        if named_by == "index in a folder":
+            (folder / "more").mkdir()
+            name = f"more/{name}"
+            change(folder / "config.json", transformers_weights=name)
+        (folder / name).write_text(json.dumps({"metadata": {}, "weight_map": places}))
     refused(folder, r"secret\.safetensors\), which is refused")
 
 
