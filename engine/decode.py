@@ -252,11 +252,11 @@ def _unidentified(source: str) -> str:
 
 def _upright(image: Image.Image, source: str) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # which spares a copy
     except _DECODING_ERRORS as error:
         # Every viewer shows a picture with broken EXIF data as it is stored.
         _log.info("%s: its EXIF orientation can't be read (%s)", source, error)
-        return image
+    return image
 
 
 def _to_rgb(image: Image.Image, source: str) -> NDArray[np.uint8]:
