@@ -50,6 +50,8 @@ FAILURES: tuple[type[Exception], ...] = (
     zlib.error,
 )
 _LONGEST = 400  # characters of a reason
+# Ends of what Keras (the configuration) and PyTorch (how to run the code) say before the point.
+_PREAMBLES = ("Exception encountered: ", "WeightsUnpickler error: ")
 
 # Every runtime and every provider has kernels for it; newer opsets lose some.
 OPSET = 18
@@ -110,8 +112,10 @@ def explained(what: str, *others: type[Exception], advice: str = "") -> Iterator
     try:
         yield
     except (*FAILURES, *others) as error:
-        # Keras repeats the configuration before it comes to the point.
-        reason = " ".join(str(error).rpartition("Exception encountered: ")[2].split())[:_LONGEST]
+        reason = str(error)
+        for words in _PREAMBLES:
+            reason = reason.rpartition(words)[2]
+        reason = " ".join(reason.split())[:_LONGEST]
         if not reason or isinstance(error, LookupError):  # which say no more than a key
             reason = f"{type(error).__name__} {reason}".rstrip()
         if advice:
