@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from engine_fixtures import write
+from engine_fixtures import Recipe, metadata, write
 from PIL import Image
 
 from deepinside.cli.main import cli
@@ -18,9 +18,11 @@ from deepinside.engine.batch import Sources
 from deepinside.engine.batch.archives import tar_items
 from deepinside.engine.batch.lists import Columns, parse_targets
 from deepinside.engine.batch.parquet import parquet_items
+from deepinside.engine.contract import parse_contract
 from deepinside.engine.decode import ImageFile, load_picture
 from deepinside.engine.errors import ImageError
 from deepinside.engine.files import load_array, load_member
+from deepinside.engine.targets import find_class
 
 DEEP = "[" * 99_999
 LINES = {
@@ -52,6 +54,11 @@ def test_targets_that_are_none() -> None:
     assert parse_targets([[1]]) == ("[1]",)
     assert parse_targets({"a": True}) == ("{'a': True}",)
     assert parse_targets(10**400) == (10**400,)
+
+
+def test_targets_between_control_characters() -> None:
+    contract = parse_contract(metadata(Recipe(), {"image": "i", "class_scores": "s"}), where="f")
+    assert find_class("\x1f 2\x1c", contract) == 2
 
 
 def archive(**members: bytes) -> bytes:
