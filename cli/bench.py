@@ -1,7 +1,6 @@
 """`deepinside bench`: how fast a model's saliency maps come on this machine."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import click
@@ -16,7 +15,7 @@ from deepinside.cli.options import (
     quiet_option,
     size_option,
 )
-from deepinside.cli.progress import progress_bar, say
+from deepinside.cli.progress import echo_json, progress_bar, say
 
 __all__ = ["bench"]
 
@@ -89,7 +88,7 @@ def bench(
     if as_json:
         facts = dataclasses.asdict(report)
         facts |= {"file": str(file), "model": str(plain), "runtime": runtime}
-        click.echo(json.dumps(facts))
+        echo_json(facts)
         return
     click.echo(f"{plain.name} on {report.device}, {runtime}, medians of {report.rounds} rounds")
     if report.classifier_bytes is not None and report.classifier_open_seconds is not None:

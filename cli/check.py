@@ -1,7 +1,6 @@
 """`deepinside check`: is the gradient the derivative of the score?"""
 
 import dataclasses
-import json
 from typing import Any
 
 import click
@@ -15,6 +14,7 @@ from deepinside.cli.options import (
     quiet_option,
     size_option,
 )
+from deepinside.cli.progress import echo_json
 
 __all__ = ["check"]
 
@@ -70,7 +70,7 @@ def check(
     report = engine.check(pictures, target=target, tolerance=tolerance, seed=seed, size=size)
     verdict = "the gradient is right" if report.passed else "the gradient is WRONG"
     if as_json:
-        click.echo(json.dumps(_plain(dataclasses.asdict(report))))
+        echo_json(_plain(dataclasses.asdict(report)))
     else:
         click.echo(
             f"relative error {report.error:.2g} on {report.device} "

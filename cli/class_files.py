@@ -1,11 +1,12 @@
 """What `deepinside visualize` leaves in its folder: files per class, and lines of the manifest."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from deepinside.cli.progress import echo_json
 
 if TYPE_CHECKING:
     from deepinside.engine import ClassImage
@@ -148,7 +149,7 @@ def show(record: "Record", output: Path, *, as_json: bool) -> None:
     """Print what a class left: its record, or the paths of its files."""
     paths = [str(output / name) for name in record["files"]]
     if as_json:
-        click.echo(json.dumps({**record, "files": paths}, ensure_ascii=False))
+        echo_json({**record, "files": paths})
         return
     for path in paths:
         click.echo(path)

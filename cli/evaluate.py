@@ -27,7 +27,7 @@ from deepinside.cli.options import (
     size_option,
     targets_option,
 )
-from deepinside.cli.progress import progress_bar, say
+from deepinside.cli.progress import echo_json, progress_bar, say
 from deepinside.cli.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -140,7 +140,6 @@ def evaluate(
       deepinside evaluate photos/ --maps gradcam/ --maps ours/ -m classifier.onnx
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
     from deepinside.engine.batch import Manifest
-    from deepinside.engine.batch.manifest import json_text
     from deepinside.engine.evaluation import CONTROLS, Control
     from deepinside.engine.files import remove_unfinished
     from deepinside.engine.packages import require_package
@@ -196,7 +195,7 @@ def evaluate(
                     say(f"Error: {record['error']}")
                 advance(counts.total(), sources.total, record["input"])
                 if as_json:
-                    click.echo(json_text(record))
+                    echo_json(record)
     _finish(summary.result(), output, score, plots=plots, as_json=as_json)
     tell(counts, sources, evaluation.device, output, quiet=quiet)
     if stop:
@@ -259,7 +258,7 @@ def _finish(
 
         written += draw(summary, output, score)
     if as_json:
-        click.echo(json.dumps(summary, ensure_ascii=False))
+        echo_json(summary)
         return
     click.echo(table(summary, score))
     for each in written:

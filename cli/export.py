@@ -1,7 +1,6 @@
 """`deepinside export`: a classifier becomes a saliency or visualization file."""
 
 import dataclasses
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +21,7 @@ from deepinside.cli.options import (
     preprocessing_option,
     quiet_option,
 )
-from deepinside.cli.progress import say
+from deepinside.cli.progress import echo_json, say
 from deepinside.cli.triton_options import TritonChoice, triton_options
 
 __all__ = ["export"]
@@ -250,7 +249,7 @@ def export(
         fields = {item.name: getattr(report, item.name) for item in dataclasses.fields(report)}
         fields |= {"path": str(report.path), "names": dict(report.names)}
         fields |= {} if config is None else {"config": str(config)}
-        click.echo(json.dumps(fields, ensure_ascii=False))
+        echo_json(fields)
         return
     click.echo(report.path)
     if config is not None:

@@ -1,7 +1,6 @@
 """`deepinside inspect`: what is in a file."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import click
 
 from deepinside.cli.errors import reports_errors
 from deepinside.cli.options import json_option
-from deepinside.cli.progress import printable
+from deepinside.cli.progress import echo_json, printable
 
 __all__ = ["inspect"]
 
@@ -39,7 +38,7 @@ def inspect(file: Path, layers: bool, as_json: bool) -> None:
         return
     facts = _facts(file)
     if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
     else:
         for line in _lines(facts):
             click.echo(printable(line))
@@ -53,7 +52,10 @@ def _show_layers(file: Path, *, as_json: bool) -> None:
         fields = dataclasses.asdict(layer)
         places = " x ".join("any" if size is None else str(size) for size in layer.places)
         text = f"{layer.name:<40} {layer.operator:<20} {layer.channels} channels  {places}"
-        click.echo(json.dumps(fields) if as_json else printable(text))
+        if as_json:
+            echo_json(fields)
+        else:
+            click.echo(printable(text))
 
 
 def _facts(file: Path) -> dict[str, Any]:

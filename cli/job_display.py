@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deepinside.cli.pages import Pages
-from deepinside.cli.progress import Advance, say
+from deepinside.cli.progress import Advance, echo_json, say
 from deepinside.cli.stopping import Stop
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ class Display:
 
     def show(self, outcome: "Outcome") -> None:
         """Tell of an outcome: its record as JSON, or the names of its files."""
-        from deepinside.engine.batch.manifest import json_text
         from deepinside.engine.batch.settings import files_of
 
         record = outcome.record
@@ -59,7 +58,7 @@ class Display:
         if self._page is not None:
             self._page.add(outcome, self.counts.total())
         if self._as_json:
-            click.echo(json_text(_seen_from_here(record, self._output)))
+            echo_json(_seen_from_here(record, self._output))
             return
         for name in files_of(record):
             if name != self._last:  # a shard, which holds the maps of many pictures

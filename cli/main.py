@@ -13,6 +13,7 @@ from deepinside.cli.evaluate import evaluate
 from deepinside.cli.export import export
 from deepinside.cli.inspect import inspect
 from deepinside.cli.localize import localize
+from deepinside.cli.progress import PlainFormatter
 from deepinside.cli.providers import providers
 from deepinside.cli.saliency import saliency
 from deepinside.cli.visualize import visualize
@@ -38,9 +39,10 @@ def cli(verbose: bool) -> None:
       deepinside visualize -t goose -t dalmatian
       deepinside export classifier.onnx -o saliency.onnx
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)  # which quote files, too
     if not verbose:
         logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # broken graphs become our errors
 

@@ -1,12 +1,18 @@
-"""Progress on standard error: a bar on a terminal, a plain line now and then elsewhere."""
+"""What is said on the terminal: progress and messages on standard error, results as JSON.
 
+Progress is a bar on a terminal, a plain line now and then elsewhere.
+"""
+
+import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
-__all__ = ["Advance", "printable", "progress_bar", "say"]
+__all__ = ["Advance", "PlainFormatter", "echo_json", "printable", "progress_bar", "say"]
 
 # Done, of how many (None where that is not known), and a note.
 Advance = Callable[[int, int | None, str], None]
@@ -26,6 +32,23 @@ def printable(text: str) -> str:
     Names and labels come from files, file names from archives: either may hold control characters.
     """
     return "".join(map(_plain, text))
+
+
+def echo_json(value: Any) -> None:
+    """A line of JSON on standard output, with what is not printable as JSON's own escapes.
+
+    JSON itself asks for that of the first 32 characters only, and terminals obey others too.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    click.echo("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
+
+
+class PlainFormatter(logging.Formatter):
+    """Log messages, of other packages too, whose characters do nothing to the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The lines of the message."""
+        return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 def _plain(character: str) -> str:

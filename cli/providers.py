@@ -1,12 +1,12 @@
 """`deepinside providers`: where models can run on this machine."""
 
 import dataclasses
-import json
 
 import click
 
 from deepinside.cli.errors import reports_errors
 from deepinside.cli.options import json_option
+from deepinside.cli.progress import echo_json
 
 __all__ = ["providers"]
 
@@ -29,7 +29,7 @@ def providers(as_json: bool) -> None:
     installed = installed_distributions()
     if as_json:
         for status in statuses:
-            click.echo(json.dumps({**dataclasses.asdict(status), "installed": installed}))
+            echo_json({**dataclasses.asdict(status), "installed": installed})
         return
     for name, version in installed.items():
         click.echo(f"{name} {version}")

@@ -32,6 +32,9 @@ MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
 _LARGE = 1 << 25
 _large = threading.Lock()
 
+# PostScript is a program, which Pillow has Ghostscript run; nothing is run from a file.
+_PROGRAMS = {"EPS"}
+
 # Everything that Pillow's decoders are known to raise on broken files.
 _DECODING_ERRORS = (
     ArithmeticError,
@@ -145,6 +148,8 @@ def _opened(stream: BinaryIO, source: str, *, close: bool) -> Iterator[Image.Ima
             _log.info("%s: read at %d x %d, it is very large", source, *reduced.size)
             image = reduced
         with image:
+            if image.format in _PROGRAMS:
+                raise ImageError(source, "is PostScript, which is a program: save it as PNG.")
             yield image
 
 
@@ -247,11 +252,11 @@ def _unidentified(source: str) -> str:
 
 def _upright(image: Image.Image, source: str) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # which spares a copy
     except _DECODING_ERRORS as error:
         # Every viewer shows a picture with broken EXIF data as it is stored.
         _log.info("%s: its EXIF orientation can't be read (%s)", source, error)
-        return image
+    return image
 
 
 def _to_rgb(image: Image.Image, source: str) -> NDArray[np.uint8]:

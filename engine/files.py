@@ -1,7 +1,12 @@
-"""Writes results so that a killed program leaves either the whole file or none."""
+"""Writes results so that a killed program leaves all of a file or none; and reads arrays."""
 
+import math
 import os
 import secrets
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -9,13 +14,17 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
 from deepinside.engine.errors import OutputError
 
 __all__ = [
+    "load_array",
+    "load_member",
     "make_folder",
+    "parse_array",
     "remove_unfinished",
     "replacing",
     "save_array",
@@ -24,6 +33,17 @@ __all__ = [
 ]
 
 _TEMPORARY = ".deepinside-"
+# What NumPy raises besides ValueError over the head of an array, which is a Python expression.
+_NO_HEAD = (
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    struct.error,
+    tokenize.TokenError,
+)
 
 
 def make_folder(path: Path) -> None:
@@ -89,6 +109,58 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
         content = BytesIO()
         np.save(content, array, allow_pickle=False)
         stream.write(content.getbuffer())
+
+
+def load_array(path: Path) -> NDArray[Any]:
+    """The array in a .npy file, whoever wrote it.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: it holds no array of plain numbers, or one of another size than it says.
+    """
+    return parse_array(path.read_bytes())
+
+
+def load_member(path: Path, name: str) -> NDArray[Any]:
+    """An array of a .npz file.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: it is no such file, or has no such array.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            content = archive.read(f"{name}.npy")
+    except (
+        EOFError,
+        LookupError,
+        RuntimeError,
+        struct.error,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise ValueError(f"it is no archive with {name!r}: {error}") from error
+    return parse_array(content)
+
+
+def parse_array(content: bytes) -> NDArray[Any]:
+    """The array in the content of a .npy file.
+
+    Raises:
+        ValueError: it is no array of plain numbers, or one of another size than it says.
+    """
+    stream = BytesIO(content)
+    try:
+        version = npy.read_magic(stream)
+        head = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = head(stream)
+    except _NO_HEAD as error:
+        raise ValueError(f"it does not begin as an array does: {error}") from error
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+        raise ValueError("an array is not as large as it says")
+    stream.seek(0)
+    array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
+    return array
 
 
 def save_picture(path: Path, pixels: NDArray[np.uint8]) -> None:

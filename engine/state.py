@@ -1,8 +1,6 @@
 """The state of an ascent on its way, to go on from after an interruption."""
 
-import io
 import json
-import math
 import struct
 import zipfile
 import zlib
@@ -12,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from deepinside.engine.errors import SettingError
-from deepinside.engine.files import replacing
+from deepinside.engine.files import parse_array, replacing
 from deepinside.engine.goals import Goal
 from deepinside.engine.results import Snapshot
 
@@ -132,22 +129,11 @@ def load_state(path: Path) -> AscentState:
             if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
                 raise ValueError("it is too large")
             arrays = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-            return _state({name: _array(archive.read(entry)) for name, entry in arrays.items()})
+            return _state(
+                {name: parse_array(archive.read(entry)) for name, entry in arrays.items()}
+            )
     except _UNREADABLE as error:
         raise SettingError(f"{path} holds no state of an ascent ({error}).") from error
-
-
-def _array(content: bytes) -> NDArray[Any]:
-    """An array of plain numbers, of no other size than it says."""
-    stream = io.BytesIO(content)
-    version = npy.read_magic(stream)
-    header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = header(stream)
-    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
-        raise ValueError("an array is not as large as it says")
-    stream.seek(0)
-    array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
-    return array
 
 
 def _state(arrays: dict[str, NDArray[Any]]) -> AscentState:

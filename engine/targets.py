@@ -107,8 +107,10 @@ def find_class(spec: int | str, contract: Contract) -> int:
     classes = contract.num_classes
     if isinstance(spec, bool) or not isinstance(spec, (int, np.integer, str)):
         raise TargetError(f"a target is an index or a text, not {spec!r}.")
-    if not isinstance(spec, str) or re.fullmatch(r"[+-]?\d{1,18}", spec.strip(), re.ASCII):
-        index = int(spec)
+    # Stripped first: `int` leaves on some of what `strip` takes off.
+    number = spec.strip() if isinstance(spec, str) else str(spec)
+    if not isinstance(spec, str) or re.fullmatch(r"[+-]?\d{1,18}", number, re.ASCII):
+        index = int(number)
         if not 0 <= index < classes:
             raise TargetError(f"there is no class {index}; possible: 0 to {classes - 1}.")
         return index

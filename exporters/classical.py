@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from deepinside.exporters.errors import GradientError
+from deepinside.exporters.errors import GradientError, innermost
 
 __all__ = ["rewrite_classical", "without_dictionaries"]
 
@@ -24,13 +24,15 @@ _PIECEWISE_CONSTANT = {
     "TreeEnsembleClassifier",
     "TreeEnsembleRegressor",
 }
+# What a node raises whose attributes, inputs or outputs are not those of its operator.
+_MISFITS = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError)
 
 
 def rewrite_classical(model: ir.Model) -> None:
     """Rewrite the graph in place; operators that are not known here stay as they are.
 
     Raises:
-        GradientError: an operator is piecewise constant, or stands in a form that is not covered.
+        GradientError: an operator is piecewise constant, in a form that is not covered, or broken.
     """
     nodes = [node for node in model.graph if node.domain == _DOMAIN]
     if not nodes:
@@ -47,7 +49,12 @@ def rewrite_classical(model: ir.Model) -> None:
             )
         if node.op_type in _REWRITES:
             emitter = _Emitter(model.graph, node)
-            emitter.replace(_REWRITES[node.op_type](node, emitter))
+            try:
+                emitter.replace(_REWRITES[node.op_type](node, emitter))
+            except _MISFITS as error:
+                raise _error(
+                    node, f"its parts don't fit each other ({innermost(error)})."
+                ) from error
     for node in list(model.graph):
         _as_activation(node, model.graph)
     infer(model)  # converters declare shapes that are not those of the values
@@ -167,7 +174,7 @@ def _svm_classifier(node: ir.Node, op: _Emitter) -> list[ir.Value]:
             "its probabilities are found by iteration (SVC(probability=True)); train with "
             "probability=False, and its decision function is explained.",
         )
-    if len(per_class) != count:
+    if len(per_class) != count or min(per_class, default=0) < 0:
         raise _error(node, "only machines with support vectors per class are covered.")
     total = sum(per_class)
     vectors = _floats(node, "support_vectors").reshape(total, -1)
@@ -316,7 +323,8 @@ def _class_labels(node: ir.Node) -> np.ndarray:
     if "classlabels_ints" in node.attributes:
         return np.array(node.attributes["classlabels_ints"].as_ints(), np.int64)
     if "classlabels_strings" in node.attributes:
-        return np.array(node.attributes["classlabels_strings"].as_strings(), object)
+        names = node.attributes["classlabels_strings"].as_strings()
+        return np.array([name.encode() for name in names], object)  # as tensors have them
     raise _error(node, "it names no classes.")
 
 

@@ -1,6 +1,14 @@
 """What the front doors of the frameworks share; each framework is imported by its own door only."""
 
 import importlib
+import logging
+import pickle
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +17,41 @@ import onnx_ir as ir
 
 from deepinside.exporters.errors import ClassifierError, MissingPackageError
 
-__all__ = ["FAILURES", "OPSET", "Opened", "existing_file", "factory", "refuse", "require"]
+__all__ = [
+    "FAILURES",
+    "OPSET",
+    "Opened",
+    "existing_file",
+    "explained",
+    "factory",
+    "less_talk",
+    "refuse",
+    "require",
+]
 
-# What a framework raises for a file or a network that it can't load.
-FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
+# Everything that frameworks are known to raise over broken files and odd networks.
+FAILURES: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    pickle.PickleError,
+    struct.error,
+    tokenize.TokenError,  # NumPy's, over the head of an array
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_LONGEST = 400  # characters of a reason
+# Ends of what Keras (the configuration) and PyTorch (how to run the code) say before the point.
+_PREAMBLES = ("Exception encountered: ", "WeightsUnpickler error: ")
 
 # Every runtime and every provider has kernels for it; newer opsets lose some.
 OPSET = 18
@@ -56,6 +95,44 @@ def require(name: str, extra: str, purpose: str, advice: str | None = None) -> A
         raise ClassifierError(
             f"the package {name!r} is installed but can't be imported ({error}); {advice}."
         ) from error
+
+
+@contextmanager
+def explained(what: str, *others: type[Exception], advice: str = "") -> Iterator[None]:
+    """Around a framework's own code: what it raises becomes a sentence.
+
+    Args:
+        what: can't be done.
+        others: errors of the framework's own that are none of Python's.
+        advice: what to do.
+
+    Raises:
+        ClassifierError: the framework failed.
+    """
+    try:
+        yield
+    except (*FAILURES, *others) as error:
+        reason = str(error)
+        for words in _PREAMBLES:
+            reason = reason.rpartition(words)[2]
+        reason = " ".join(reason.split())[:_LONGEST]
+        if not reason or isinstance(error, LookupError):  # which say no more than a key
+            reason = f"{type(error).__name__} {reason}".rstrip()
+        if advice:
+            reason = f"{reason.rstrip('.')}; {advice}"
+        raise ClassifierError(f"{what}: {reason}") from error
+
+
+@contextmanager
+def less_talk(name: str) -> Iterator[None]:
+    """Keep back the warnings of a framework's logger that are no news to the user."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def factory(door: str, name: str) -> Any:

@@ -1,17 +1,18 @@
 """The front door of transformers: image classifiers of Hugging Face, from local files only.
 
-No code that comes with a file is run: no remote code, no pickled weights, no network.
+No code that comes with a file is run: no remote code, no pickled weights, no network. No file
+outside the folder is read, wherever its links and its lists of weights point.
 """
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from deepinside.exporters import pytorch
 from deepinside.exporters.errors import ClassifierError
-from deepinside.exporters.frontdoor import FAILURES, Opened, require
+from deepinside.exporters.frontdoor import Opened, explained, less_talk, require
 from deepinside.exporters.huggingface_record import preprocessing_record
 
 __all__ = ["load"]
@@ -19,6 +20,7 @@ __all__ = ["load"]
 _log = logging.getLogger(__name__)
 
 _PURPOSE = "a classifier of transformers"
+_READ = {".json", ".safetensors"}  # by transformers, of a folder
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -50,6 +52,7 @@ def load(
         network = _read(transformers, path, random_weights)
         folder = path if path.is_dir() else path.parent
         if (folder / "preprocessor_config.json").is_file():
+            _require_inside(folder, ["preprocessor_config.json", "processor_config.json"])
             record = _record(transformers, folder)
     config = network.config
     if example_input is not None:
@@ -72,41 +75,71 @@ def _read(transformers: Any, path: Path, random_weights: bool) -> Any:
             f"there is no {file}: hf: takes a folder as save_pretrained writes it, or its "
             "config.json; nothing is fetched from the network."
         )
-    try:
+    hub = require("huggingface_hub", "hf", _PURPOSE)
+    safetensors = require("safetensors", "hf", _PURPOSE)
+    own = (hub.errors.StrictDataclassError, safetensors.SafetensorError)
+    failure = f"transformers can't make an image classifier of {path} without running code from it"
+    with explained(failure, *own), less_talk("transformers"):
+        _require_inside(path, (found.name for found in path.glob("*") if found.suffix in _READ))
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or "model_type" not in content:
             raise ClassifierError(f"{file} is not a configuration of transformers.")
+        _require_inside(path, _named(path, content))
         config = transformers.AutoConfig.from_pretrained(str(file), **_LOCAL)
         automatic = transformers.AutoModelForImageClassification
+        settings = {"attn_implementation": "eager", "dtype": "float32"}
         if random_weights:
-            network = automatic.from_config(
-                config, trust_remote_code=False, attn_implementation="eager"
-            )
+            network = automatic.from_config(config, trust_remote_code=False, **settings)
         else:
-            network = automatic.from_pretrained(
-                str(path), use_safetensors=True, attn_implementation="eager", **_LOCAL
+            network, loaded = automatic.from_pretrained(
+                str(path),
+                use_safetensors=True,
+                output_loading_info=True,
+                **settings,
+                **_LOCAL,
             )
-    except FAILURES as error:
-        reason = " ".join(str(error).split())
-        raise ClassifierError(
-            f"transformers can't make an image classifier of {path} without running code from it: "
-            f"{reason[:400]}"
-        ) from error
+            if missing := ", ".join(sorted(loaded["missing_keys"])):
+                raise ClassifierError(
+                    f"{path} lacks weights of a classifier, which would be random: {missing[:200]}."
+                )
     return network.eval()
+
+
+def _named(folder: Path, config: dict[str, Any]) -> Iterator[str]:
+    """The weights that files of the folder name; none is read before it has been yielded."""
+    indexes = [file.name for file in folder.glob("*.index.json")]
+    if "transformers_weights" in config:  # a name in place of the usual ones
+        indexes.append(str(config["transformers_weights"]))
+    for name in indexes:
+        yield name
+        if name.endswith(".index.json") and (folder / name).is_file():
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            yield from map(str, content["weight_map"].values())
+
+
+def _require_inside(folder: Path, names: Iterable[str]) -> None:
+    """Refuse files that lie elsewhere; the cache of Hugging Face's hub has links to its blobs.
+
+    Raises:
+        ClassifierError: one does.
+    """
+    home = folder.resolve()
+    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    for name in names:
+        place = (home / name).resolve()
+        if not any(place.is_relative_to(allowed) for allowed in homes):
+            raise ClassifierError(
+                f"{folder} has {name!r} outside of itself ({place}), which is refused."
+            )
 
 
 def _record(transformers: Any, folder: Path) -> dict[str, Any] | None:
     """The preprocessing of the folder's image processor."""
-    try:
+    with explained(f"{folder / 'preprocessor_config.json'} is no preprocessing of transformers"):
         processor = transformers.AutoImageProcessor.from_pretrained(
             str(folder), backend="pil", **_LOCAL
         )
-    except FAILURES as error:
-        reason = " ".join(str(error).split())
-        raise ClassifierError(
-            f"transformers can't read {folder / 'preprocessor_config.json'}: {reason[:400]}"
-        ) from error
-    record, problem = preprocessing_record(processor)
+        record, problem = preprocessing_record(processor)
     if record is None:
         _log.warning(
             "no preprocessing record was written: %s. Give one with --preprocessing.", problem
@@ -131,7 +164,8 @@ def _labels(config: Any) -> list[str] | None:
     """The classes' names; None where they are only numbered."""
     if not config.id2label:
         return None
-    names = [str(config.id2label[index]) for index in range(config.num_labels)]
+    with explained(f"the configuration has no names of all its {config.num_labels} classes"):
+        names = [str(config.id2label[index]) for index in range(config.num_labels)]
     numbered = all(name == f"LABEL_{index}" for index, name in enumerate(names))
     return None if numbered else names
 

@@ -100,7 +100,7 @@ class _Walk:
         data = {
             name: onnx.numpy_helper.from_array(array, name)
             for name, array in arrays.items()
-            if array is not None
+            if array is not None and array.dtype.kind not in "OSU"  # no shape is told by a text
         }
         opsets = [onnx.helper.make_opsetid(*entry) for entry in self._opsets.items()]
         try:

@@ -8,12 +8,11 @@ from typing import Any
 import onnx_ir as ir
 
 from deepinside.exporters.errors import ClassifierError
-from deepinside.exporters.frontdoor import OPSET, Opened, factory, require
+from deepinside.exporters.frontdoor import OPSET, Opened, explained, factory, require
 
 __all__ = ["load"]
 
 _PURPOSE = "a JAX classifier"
-_FAILURES = (RuntimeError, NotImplementedError, ValueError, TypeError, KeyError, AttributeError)
 
 
 def load(
@@ -50,15 +49,11 @@ def load(
     if hasattr(network, "eval") and hasattr(network, "train"):
         network = copy.deepcopy(network)  # the caller's stays in its mode
         network.eval()  # dropout and statistics as at inference
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's
-            model = jax2onnx.to_onnx(
-                network, [("N", *map(int, shape[1:]))], opset=OPSET, return_mode="ir"
-            )
-    except _FAILURES as error:
-        reason = " ".join(str(error).split())
-        raise ClassifierError(f"jax2onnx can't export the network: {reason[:400]}") from error
+    with explained("jax2onnx can't export the network"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's
+        model = jax2onnx.to_onnx(
+            network, [("N", *map(int, shape[1:]))], opset=OPSET, return_mode="ir"
+        )
     for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():

@@ -1,9 +1,11 @@
 """The Keras front door: Keras 3 on PyTorch, exported with PyTorch's own exporter.
 
 A model that was made on another of Keras' backends goes through Keras' exporter for it. Files are
-read in Keras' safe mode: lambda layers, which hold code, are refused.
+read in Keras' safe mode: lambda layers, which hold code, are refused; and so are Keras' functions
+that have no place in a network, as those that fetch data sets and weights.
 """
 
+import json
 import os
 import sys
 import tempfile
@@ -18,11 +20,32 @@ import onnx_ir as ir
 
 from deepinside.exporters import pytorch
 from deepinside.exporters.errors import ClassifierError
-from deepinside.exporters.frontdoor import FAILURES, OPSET, Opened, existing_file, refuse, require
+from deepinside.exporters.frontdoor import (
+    OPSET,
+    Opened,
+    existing_file,
+    explained,
+    refuse,
+    require,
+)
 
 __all__ = ["load"]
 
 _PURPOSE = "a Keras classifier"
+_TRUSTED = "where you trust it, load it yourself and give the model to export_saliency."
+_LARGEST_CONFIG = 1 << 26  # bytes; the largest of keras.applications has under one million
+# Packages within Keras whose classes and functions networks are made of.
+_PARTS = {"activations", "constraints", "dtype_policies", "initializers", "layers", "losses"} | {
+    "metrics",
+    "mixed_precision",
+    "models",
+    "ops",
+    "optimizers",
+    "quantizers",
+    "random",
+    "regularizers",
+    "src",  # only layers and the like are taken from it
+}
 
 
 def load(
@@ -79,13 +102,42 @@ def _read(keras: Any, path: Path) -> Any:
             "model.save('FILE.keras')."
         )
     existing_file(path)
-    try:
-        return keras.saving.load_model(str(path), compile=False, safe_mode=True)
-    except (zipfile.BadZipFile, *FAILURES) as error:
-        raise ClassifierError(
-            f"Keras can't read {path} without running code from it: {_line(error)}; where you "
-            "trust it, load it yourself and give the model to export_saliency."
-        ) from error
+    if not zipfile.is_zipfile(path):
+        raise ClassifierError(f"{path} is not a .keras file, or is cut off.")
+    failure = f"Keras can't read {path} without running code from it"
+    with explained(failure, advice=_TRUSTED):
+        _require_network(path)
+        model = keras.saving.load_model(str(path), compile=False, safe_mode=True)
+    if not isinstance(model, keras.Model):
+        raise ClassifierError(f"{path} holds a {type(model).__name__}, which is no Keras model.")
+    return model
+
+
+def _require_network(path: Path) -> None:
+    """Look through a file's configuration for what Keras' safe mode lets pass.
+
+    Raises:
+        ClassifierError: it names what no network is made of, or is too large.
+    """
+    with zipfile.ZipFile(path) as archive:
+        size = archive.getinfo("config.json").file_size
+        if size > _LARGEST_CONFIG:
+            raise ClassifierError(f"the configuration in {path} has {size} bytes, which none has.")
+        waiting = [json.loads(archive.read("config.json"))]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += part
+        elif isinstance(part, dict):
+            waiting += part.values()
+            package, _, inner = str(part.get("module")).partition(".")
+            if package == "keras" and inner and inner.partition(".")[0] not in _PARTS:
+                kind = part.get("class_name")
+                name = part.get("config") if kind == "function" else kind
+                raise ClassifierError(
+                    f"{path} names {part['module']}.{name}, which is no part of a network; "
+                    f"{_TRUSTED}"
+                )
 
 
 def _application(
@@ -100,13 +152,12 @@ def _application(
         )
     build = getattr(keras.applications, name)
     shape = {} if input_shape is None else {"input_shape": tuple(input_shape[1:])}
-    try:
+    missing = (
+        "where its pretrained weights are missing, ask for an untrained network with "
+        "--random-weights, or give a .keras file."
+    )
+    with explained(f"Keras can't build {name}", advice=missing):
         model = build(weights=None if random_weights else "imagenet", **shape)
-    except FAILURES as error:
-        raise ClassifierError(
-            f"Keras can't build {name} ({_line(error)}); where its pretrained weights are missing, "
-            "ask for an untrained network with --random-weights, or give a .keras file."
-        ) from error
     module = sys.modules[build.__module__]
     return model, _record(model, module.preprocess_input)
 
@@ -168,22 +219,14 @@ def _through_pytorch(model: Any, example_input: Any, shape: tuple[int, ...]) -> 
 
 def _through_keras(keras: Any, model: Any, shape: tuple[int, ...]) -> ir.Model:
     """Keras' own exporter, for its backends TensorFlow and JAX."""
+    failure = f"Keras can't export the model from its backend {keras.backend.backend()}"
+    saved = "save it, and give the .keras file in a process with KERAS_BACKEND=torch."
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own deprecations are not the user's
         path = Path(folder) / "classifier.onnx"
-        try:
+        with explained(failure, advice=saved):
             model(np.zeros(shape, np.float32))  # it exports only what was called
             model.export(str(path), format="onnx", opset_version=OPSET, verbose=False)
-        except FAILURES as error:
-            raise ClassifierError(
-                f"Keras can't export the model from its backend {keras.backend.backend()} "
-                f"({_line(error)}); save it, and give the .keras file in a process with "
-                "KERAS_BACKEND=torch."
-            ) from error
         exported = ir.load(path)
         ir.external_data.load_to_model(exported)  # the folder is about to go
         return exported
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]

@@ -1,19 +1,17 @@
 """The PyTorch front door: a module becomes plain ONNX with PyTorch's own exporters."""
 
-import contextlib
 import logging
-import pickle
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from deepinside.exporters.bodies import undefined
-from deepinside.exporters.errors import ClassifierError
-from deepinside.exporters.frontdoor import OPSET, factory, require
+from deepinside.exporters.errors import ClassifierError, innermost
+from deepinside.exporters.frontdoor import FAILURES, OPSET, explained, factory, less_talk, require
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +72,8 @@ def to_onnx(
                 "a PyTorch module needs an example input or its shape: give --input-shape "
                 "1,3,224,224 (in Python example_input=tensor or input_shape=...)."
             )
-        example_input = torch.zeros(tuple(input_shape))
+        with explained(f"there is no picture of the shape {tuple(input_shape)}"):
+            example_input = torch.zeros(tuple(input_shape))
     if example_input.shape[0] == 1:
         # With a batch of one, exporters take 1 for a constant of the network.
         example_input = torch.cat([example_input, example_input])
@@ -107,7 +106,6 @@ def _export(
     torch: Any, module: "torch.nn.Module", example_input: Any, *, dynamic_size: bool
 ) -> ir.Model:
     """PyTorch's exporter, else its TorchScript one."""
-    failures = (torch.onnx.OnnxExporterError, RuntimeError, ValueError)
     names = {"input_names": ["image"], "output_names": ["scores"], "opset_version": OPSET}
     free = {2: "H", 3: "W"} if dynamic_size else {}
     with warnings.catch_warnings(record=True) as told, tempfile.TemporaryDirectory() as folder:
@@ -115,7 +113,7 @@ def _export(
         # Unlike a named Dim, DYNAMIC lets a size have bounds and factors, but no single value.
         shapes = ({0: torch.export.Dim("N"), **dict.fromkeys(free, torch.export.Dim.DYNAMIC)},)
         try:
-            with _less_talk("torch.fx.experimental.symbolic_shapes"):
+            with less_talk("torch.fx.experimental.symbolic_shapes"):
                 program = torch.onnx.export(
                     module,
                     (example_input,),
@@ -128,7 +126,7 @@ def _export(
             for node, value in undefined(model.graph):
                 raise ValueError(f"it leaves {value.name!r} of node {node.name!r} undefined")
             return _named(model, free)
-        except failures as error:
+        except FAILURES as error:
             first = error
         _log.info("PyTorch's exporter failed (%s); trying its TorchScript exporter", first)
         path = Path(folder) / "classifier.onnx"
@@ -137,29 +135,18 @@ def _export(
             torch.onnx.export(
                 module, (example_input,), str(path), dynamo=False, dynamic_axes=axes, **names
             )
-        except failures as error:
+        except FAILURES as error:
             if dynamic_size:
                 raise _fixed_size(first) from error
             raise ClassifierError(
-                f"neither of PyTorch's ONNX exporters can export the module: {first}; {error}"
+                "neither of PyTorch's ONNX exporters can export the module: "
+                f"{innermost(first)}; {innermost(error)}"
             ) from error
         if dynamic_size and any(issubclass(w.category, torch.jit.TracerWarning) for w in told):
             raise _fixed_size(first)  # it traced numbers of the example's size
         model = ir.load(path)
         ir.external_data.load_to_model(model)  # the folder is about to go
         return model
-
-
-@contextlib.contextmanager
-def _less_talk(name: str) -> Iterator[None]:
-    """Keep a logger's warnings back: inequalities of sizes that PyTorch gives up on are no news."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _named(model: ir.Model, free: Mapping[int, str]) -> ir.Model:
@@ -188,13 +175,10 @@ def _from_timm(
         close = ", ".join(timm.list_models(f"*{name}*")[:8]) or "see timm.list_models()"
         raise ClassifierError(f"timm has no model {name!r}; similar: {close}.")
     pretrained = weights is None and not random_weights
-    try:
+    failure = f"timm can't load the pretrained weights of {name!r}"
+    advice = "give them with --weights FILE, or ask for an untrained network: --random-weights."
+    with explained(failure, advice=advice):
         module = timm.create_model(name, pretrained=pretrained)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ClassifierError(
-            f"timm can't load the pretrained weights of {name!r} ({error}); give them with "
-            "--weights FILE, or ask for an untrained network with --random-weights."
-        ) from error
     _load_weights(module, weights)
     config = timm.data.resolve_model_data_config(module)
     record = _timm_record(config)
@@ -232,21 +216,21 @@ def _load_weights(module: "torch.nn.Module", weights: str | Path | None) -> None
     """Load a state dictionary without running code from the file."""
     if weights is None:
         return
-    torch = _require("torch", "torch")
     path = Path(weights)
     if not path.is_file():
         raise ClassifierError(f"there is no weights file {path}.")
-    try:
-        if path.suffix == ".safetensors":
-            state = _require("safetensors.torch", "timm").load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        module.load_state_dict(state)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise ClassifierError(
-            f"{path} is not a state dictionary of this network that can be loaded without running "
-            f"code: {error}"
-        ) from error
+    with explained(
+        f"{path} is not a state dictionary of this network that can be loaded without running code"
+    ):
+        module.load_state_dict(_state(path))
+
+
+def _state(path: Path) -> Any:
+    if path.suffix != ".safetensors":
+        return _require("torch", "torch").load(path, map_location="cpu", weights_only=True)
+    safetensors = _require("safetensors", "timm")
+    with explained(f"{path} is not a whole .safetensors file", safetensors.SafetensorError):
+        return _require("safetensors.torch", "timm").load_file(path)
 
 
 def _require(name: str, extra: str) -> Any:

@@ -5,7 +5,6 @@ code when they are loaded, are refused.
 """
 
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import onnx_ir as ir
 
 from deepinside.exporters.classical import rewrite_classical, without_dictionaries
 from deepinside.exporters.errors import ClassifierError
-from deepinside.exporters.frontdoor import OPSET, Opened, existing_file, require
+from deepinside.exporters.frontdoor import OPSET, Opened, existing_file, explained, require
 
 __all__ = ["load"]
 
@@ -26,7 +25,6 @@ _HARMLESS = {
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
 }
-_FAILURES = (RuntimeError, NotImplementedError, ValueError, TypeError, KeyError, AttributeError)
 
 
 def load(classifier: Any) -> Opened:
@@ -46,8 +44,10 @@ def load(classifier: Any) -> Opened:
     if isinstance(classifier, str):
         estimator = _read(Path(classifier.partition(":")[2]))
     estimator = getattr(estimator, "best_estimator_", estimator)  # of a search over settings
-    _require_classifier(estimator)
-    return Opened(_convert(estimator), labels=[str(name) for name in estimator.classes_])
+    with explained(f"the {type(estimator).__name__} is not whole"):
+        _require_classifier(estimator)
+        final, names = _final(estimator), [str(name) for name in estimator.classes_]
+    return Opened(_convert(estimator, final), labels=names)
 
 
 def _read(path: Path) -> Any:
@@ -59,7 +59,7 @@ def _read(path: Path) -> Any:
         )
     io = require("skops.io", "sklearn", _PURPOSE)
     existing_file(path)
-    try:
+    with explained(f"{path} can't be read as a .skops file"):
         unknown = set(io.get_untrusted_types(file=path)) - _HARMLESS
         if unknown:
             raise ClassifierError(
@@ -68,8 +68,6 @@ def _read(path: Path) -> Any:
                 "where you trust it, load it yourself and give the estimator to export_saliency."
             )
         return io.load(path, trusted=sorted(_HARMLESS))
-    except (zipfile.BadZipFile, OSError, *_FAILURES) as error:
-        raise ClassifierError(f"{path} can't be read as a .skops file: {error}") from error
 
 
 def _require_classifier(estimator: Any) -> None:
@@ -85,12 +83,17 @@ def _require_classifier(estimator: Any) -> None:
         raise ClassifierError(f"the {kind} is not fitted: train it before the export.") from error
     if isinstance(estimator.classes_, list):
         raise ClassifierError(f"the {kind} has several outputs; one table of scores is needed.")
+    int(estimator.n_features_in_)  # which a file may lack, too
 
 
-def _convert(estimator: Any) -> ir.Model:
-    final = estimator
-    while hasattr(final, "steps"):  # of a pipeline
-        final = final.steps[-1][1]
+def _final(estimator: Any) -> Any:
+    """The last step of a pipeline, and of a pipeline in it."""
+    while hasattr(estimator, "steps"):
+        estimator = estimator.steps[-1][1]
+    return estimator
+
+
+def _convert(estimator: Any, final: Any) -> ir.Model:
     if getattr(final, "decision_function_shape", None) == "ovo" and len(estimator.classes_) > 2:
         raise ClassifierError(
             f"the {type(final).__name__} has a score per pair of classes: set its "
@@ -126,20 +129,15 @@ def _to_onnx(estimator: Any, options: dict[int, dict[str, bool]]) -> ir.Model:
     skl2onnx = require("skl2onnx", "sklearn", _PURPOSE)
     types = require("skl2onnx.common.data_types", "sklearn", _PURPOSE)
     features = types.FloatTensorType([None, int(estimator.n_features_in_)])
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the converter's own deprecations are not the user's
-            proto = skl2onnx.convert_sklearn(
-                estimator,
-                initial_types=[("image", features)],
-                options=options,
-                target_opset={"": OPSET, "ai.onnx.ml": _ML_OPSET},
-            )
-    except _FAILURES as error:
-        reason = " ".join(str(error).split())
-        raise ClassifierError(
-            f"skl2onnx can't convert the {type(estimator).__name__}: {reason[:300]}"
-        ) from error
+    failure = f"skl2onnx can't convert the {type(estimator).__name__}"
+    with explained(failure), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converter's own deprecations are not the user's
+        proto = skl2onnx.convert_sklearn(
+            estimator,
+            initial_types=[("image", features)],
+            options=options,
+            target_opset={"": OPSET, "ai.onnx.ml": _ML_OPSET},
+        )
     model = ir.from_proto(without_dictionaries(proto))
     rewrite_classical(model)
     _name_outputs(model.graph)

@@ -147,7 +147,7 @@ def test_a_lambda_layer_is_refused(tmp_path: Path) -> None:
     [
         ("keras:gone.keras", {}, "there is no file"),
         ("keras:net.h5", {}, r"not a \.keras file"),
-        ("keras:broken.keras", {}, "can't read"),
+        ("keras:broken.keras", {}, "not a .keras file, or is cut off"),
         ("keras:applications.ResNet5000", {"random_weights": True}, "has no 'ResNet5000'"),
         ("keras:broken.keras", {"random_weights": True}, "--random-weights can't be used"),
         ("keras:broken.keras", {"weights": "x.safetensors"}, "--weights can't be used"),

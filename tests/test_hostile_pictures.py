@@ -76,6 +76,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "enormous.tif": (tiff_that_says(2_000_000, 2_000_000), "too large"),
     "enormous.jpg": (jpeg_that_says(65_500, 65_500, progressive=True), "too large"),
     "no size.png": (png(0, 0, b""), "broken or cut short|not a picture|no pixels"),
+    "program.png": (encoded(photo(), "EPS"), "is PostScript, which is a program"),
     "float.tif": (encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
 }
 
@@ -113,11 +114,30 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load_picture(tmp_path / "a.png")
 
 
-def adobe(image: Image.Image, transform: int) -> bytes:
-    """A CMYK JPEG as Adobe's programs write it: inverted; with transform 2 as YCCK."""
-    content = encoded(ImageChops.invert(image.convert("CMYK")), "JPEG", quality=95)
-    at = content.index(b"Adobe")
-    return content[: at + 11] + bytes([transform]) + content[at + 12 :]
+def ycck(image: Image.Image) -> bytes:
+    """A JPEG of inks as Photoshop writes it: inverted, and as brightness and colour differences."""
+    *inks, black = image.convert("CMYK").split()
+    parts = Image.merge("RGB", inks).convert("YCbCr").split()
+    stored = Image.merge("CMYK", [*map(ImageChops.invert, parts), black])  # which Pillow inverts
+    content = encoded(stored, "JPEG", quality=95, subsampling=0)
+    at = content.index(b"Adobe") + 11
+    return content[:at] + b"\2" + content[at + 1 :]
+
+
+def tiff(image: Image.Image, bits: int) -> bytes:
+    """An RGB TIFF of so many bits a colour."""
+    largest = (1 << bits) - 1
+    pixels = (np.asarray(image) * (largest / 255)).round().astype(f"<u{bits // 8}")
+    data = pixels.tobytes()
+    end = 8 + len(data)
+    fields = [(256, image.width), (257, image.height), (262, 2), (273, 8), (277, 3)]
+    fields += [(278, image.height), (279, len(data))]
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields]
+    entries.append(struct.pack("<HHII", 258, 3, 3, end))
+    directory = struct.pack("<H", len(entries)) + b"".join(sorted(entries)) + bytes(4)
+    return (
+        b"II*\0" + struct.pack("<I", end + 6) + data + struct.pack("<3H", *[bits] * 3) + directory
+    )
 
 
 KINDS: dict[str, Callable[[Image.Image], bytes]] = {
@@ -127,6 +147,11 @@ KINDS: dict[str, Callable[[Image.Image], bytes]] = {
     "wrong ending.txt": lambda p: encoded(p, "PNG"),
     "cmyk.tif": lambda p: encoded(p.convert("CMYK"), "TIFF"),
     "cmyk.jpg": lambda p: encoded(p.convert("CMYK"), "JPEG", quality=95),
+    "ycck.jpg": ycck,
+    "16 bits.tif": lambda p: tiff(p, 16),
+    "two pictures.mpo": lambda p: encoded(
+        p, "MPO", quality=95, save_all=True, append_images=[Image.new("RGB", p.size, "red")]
+    ),
     "ycbcr.tif": lambda p: encoded(p.convert("YCbCr"), "TIFF"),
     "lab.webp": lambda p: encoded(p, "WEBP", lossless=True),
     "progressive.jpg": lambda p: encoded(p, "JPEG", quality=95, progressive=True),

@@ -1,24 +1,31 @@
 """Parsers of outside input, on what hypothesis thinks of: a valid result or our own error."""
 
 import contextlib
+import io
 import json
+import os
+import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from engine_fixtures import RECORD, Recipe, metadata, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepinside.cli.model import read_record
-from deepinside.cli.progress import printable
+from deepinside.cli.progress import echo_json, printable
+from deepinside.engine.batch.archives import tar_items
+from deepinside.engine.batch.lists import Columns, read_list
 from deepinside.engine.batch.names import plain_stem
 from deepinside.engine.contract import parse_contract
 from deepinside.engine.decode import load_picture
 from deepinside.engine.errors import EngineError
+from deepinside.engine.files import parse_array
 from deepinside.engine.modelfile import external_files, read_header
 from deepinside.engine.record import parse_record
 from deepinside.engine.state import load_state
@@ -112,7 +119,6 @@ def test_model_files(model: bytes, changes: list[tuple[int, bytes]], end: int) -
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
     """A state file and a picture."""
-    import numpy as np
     from PIL import Image
 
     from deepinside.engine.goals import Goal
@@ -136,9 +142,60 @@ def test_states_and_pictures(seeds: tuple[bytes, bytes], changes: list[tuple[int
             ours(lambda file=file, read=read: read(file), EngineError)  # type: ignore[misc]
 
 
-def test_a_state_with_a_pickle_is_refused(tmp_path: Path) -> None:
-    import numpy as np
+ROWS = st.lists(
+    st.dictionaries(st.sampled_from(["file", "target", "x"]), JSON, max_size=3).map(json.dumps)
+    | st.text(st.characters(exclude_characters="/.~"), max_size=12),
+    max_size=4,
+)
 
+
+@fast
+@given(rows=ROWS, ending=st.sampled_from(["txt", "csv", "tsv", "jsonl"]), targets=st.booleans())
+def test_lists(rows: list[str], ending: str, targets: bool) -> None:
+    content = "\n".join(rows).encode(errors="surrogatepass")
+    columns = Columns(target="target") if targets else Columns()
+
+    def read() -> None:
+        for row in read_list(io.BytesIO(content), f"a.{ending}", columns):
+            os.fsencode(row.name)
+
+    ours(read, EngineError)
+
+
+@fast
+@given(changes=CHANGES, end=st.integers(0, 1 << 20))
+def test_arrays(changes: list[tuple[int, bytes]], end: int) -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.arange(6.0).reshape(2, 3))
+    content = spoiled(stream.getvalue(), changes)
+    ours(lambda: parse_array(content[: end % (2 * len(content))]), ValueError)
+
+
+@fast
+@given(changes=CHANGES, end=st.integers(0, 1 << 20))
+def test_archives(changes: list[tuple[int, bytes]], end: int) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as opened:
+        for name, data in (("a.png", b"x"), ("a.json", b'{"t": 3}')):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            opened.addfile(member, io.BytesIO(data))
+    content = spoiled(stream.getvalue(), changes)[: end % (2 * len(stream.getvalue()))]
+    items = tar_items("a", lambda: io.BytesIO(content), Columns(target="t"), shared=False)
+    for item in items:
+        ours(lambda item=item: item.open().close(), EngineError)  # type: ignore[misc]
+
+
+@fast
+@given(JSON)
+def test_json_lines_say_what_they_were_given(content: Any) -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as stream:
+        echo_json(content)
+    assert stream.getvalue().removesuffix("\n").isprintable()
+    assert json.dumps(json.loads(stream.getvalue())) == json.dumps(content)
+
+
+def test_a_state_with_a_pickle_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", facts=np.array([{"a": 1}], dtype=object))
     with pytest.raises(EngineError, match="holds no state"):
         load_state(tmp_path / "s.npz")

@@ -133,7 +133,7 @@ def _targets(
         return parse_targets(text)
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ("unreadable JSON",)
     return parse_targets(value.get(target)) if isinstance(value, dict) else None
 

@@ -19,7 +19,7 @@ from deepinside.engine.batch.settings import (
 from deepinside.engine.batch.work import Outcome, Work
 from deepinside.engine.decode import load_picture
 from deepinside.engine.errors import ImageError
-from deepinside.engine.files import save_array, save_picture
+from deepinside.engine.files import load_array, save_array, save_picture
 from deepinside.engine.results import InputMaps, SaliencyMap
 
 __all__ = ["FileSink"]
@@ -118,9 +118,9 @@ def _holds(
 ) -> bool:
     """Whether files hold this very map of this very picture, up to rounding."""
     try:
-        existing = np.load(paths["saliency"], allow_pickle=False)
+        existing = load_array(paths["saliency"])
         shown = load_picture(paths["overlay"]).pixels
-    except (OSError, ValueError, EOFError, ImageError):
+    except (OSError, ValueError, ImageError):
         return False
     if existing.shape != values.shape or existing.dtype != values.dtype:
         return False

@@ -7,6 +7,7 @@ NUL instead of newlines, as `find -print0` writes it, is known by its first NUL.
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -96,10 +97,15 @@ def parse_targets(value: Any) -> tuple[Target, ...] | None:
     What can't be a target is kept as text, so that its picture fails with the reason.
     """
     if isinstance(value, list):
-        found = tuple(part for cell in value for part in parse_targets(cell) or ())
+        found = tuple(part for cell in value for part in _target(cell))
         return found or None
+    return _target(value) or None
+
+
+def _target(value: Any) -> tuple[Target, ...]:
+    """None or one."""
     if value is None or value != value or str(value).strip() == "":  # NaN, for a missing number
-        return None
+        return ()
     if isinstance(value, float) and value.is_integer():
         return (int(value),)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -152,7 +158,7 @@ def _json_lines(stream: BinaryIO, name: str, columns: Columns) -> Iterator[Row]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield Row(where, reason=f"is not JSON ({error}).")
             continue
         if not isinstance(row, dict):
@@ -168,6 +174,10 @@ def _row(row: Mapping[str, Any], image: str, target: str | None, where: str) -> 
     name = row.get(image)
     if not isinstance(name, str) or not name.strip():
         return Row(where, reason=f"names no picture in the column {image!r}.")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        return Row(where, reason=f"names no picture that a file system has ({error}).")
     return Row(name, parse_targets(row.get(target)) if target is not None else None)
 
 

@@ -25,7 +25,7 @@ from deepinside.engine.batch.scratch import Scratch
 from deepinside.engine.errors import OutputError
 from deepinside.engine.files import make_folder, replacing
 
-__all__ = ["Manifest", "Record", "finite", "json_text", "read_records"]
+__all__ = ["Manifest", "Record", "finite", "json_text", "read_records", "record_of"]
 
 Record = dict[str, Any]
 
@@ -185,7 +185,7 @@ class Manifest:
         assert self._reader is not None
         offset = 0
         for line in self._reader:
-            record = _record(line)
+            record = record_of(line)
             if record is not None:
                 self._note(record, offset)
             if line.endswith(b"\n"):
@@ -234,7 +234,7 @@ def read_records(path: Path) -> Iterator[Record]:
     """The whole lines of a manifest, also one that is being written."""
     with path.open("rb") as stream:
         for line in stream:
-            if (record := _record(line)) is not None:
+            if (record := record_of(line)) is not None:
                 yield record
 
 
@@ -256,7 +256,7 @@ def _line(record: Record) -> bytes:
     return json_text(record).encode() + b"\n"
 
 
-def _record(line: bytes) -> Record | None:
+def record_of(line: bytes | str) -> Record | None:
     """The record of a line; None where it is none that a command wrote."""
     try:
         record = json.loads(line)

@@ -8,9 +8,11 @@ __all__ = ["class_slug", "digest", "plain_stem", "unshared_stem"]
 
 _LABEL_LENGTH = 60
 _STEM_BYTES = 120
-# Separators and what Windows forbids; control characters and halves of surrogate pairs, which
-# stand for the bytes of names that are no UTF-8, go too.
-_UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
+# Separators and what Windows forbids; control characters, also those that turn the direction of
+# text, and halves of surrogate pairs, which stand for the bytes of names that are no UTF-8, go too.
+_UNSAFE = re.compile(
+    r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]'
+)
 
 
 def class_slug(index: int, label: str | None) -> str:

@@ -14,6 +14,8 @@ from deepinside.engine.errors import EngineError, ImageError, PackageMissingErro
 __all__ = ["parquet_items", "pyarrow"]
 
 _ROWS = 16  # at a time
+# What reading raises besides Arrow's own errors, over texts, dates and numbers that are none.
+_READ_ERRORS = (ArithmeticError, LookupError, OSError, TypeError, ValueError)
 
 
 def pyarrow() -> Any:
@@ -79,7 +81,7 @@ def parquet_items(
         yield Item(name, "", refused(name, str(error).removeprefix(f"{name}: ")))
     except FileNotFoundError:
         yield Item(name, "", refused(name, "there is no such file."))
-    except (OSError, arrow.ArrowException) as error:
+    except (*_READ_ERRORS, arrow.ArrowException) as error:
         reason = f"the file can't be read beyond its first {row} rows ({error})."
         yield Item(name, "", refused(name, reason))
 

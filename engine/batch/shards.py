@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepinside.engine.batch.manifest import Manifest, Record, json_text
+from deepinside.engine.batch.manifest import Manifest, Record, json_text, record_of
 from deepinside.engine.batch.parquet import pyarrow
 from deepinside.engine.batch.settings import (
     JobSettings,
@@ -27,12 +27,14 @@ from deepinside.engine.batch.settings import (
     stored,
 )
 from deepinside.engine.batch.work import Outcome, Work
-from deepinside.engine.files import replacing
+from deepinside.engine.errors import OutputError
+from deepinside.engine.files import load_member, replacing
 from deepinside.engine.results import InputMaps
 
 __all__ = ["NpzSink", "ParquetSink", "ShardSink"]
 
 _NAME = re.compile(r"saliency-(\d+)\.(npz|parquet)")
+_UNREADABLE = (OSError, ValueError, TypeError, LookupError)
 
 
 class ShardSink(ABC):
@@ -61,14 +63,27 @@ class ShardSink(ABC):
                 self._last = max(self._last, int(match[1]))
 
     def recover(self, manifest: Manifest) -> int:
-        """List what a killed run left unlisted in the last shard; return how many pictures."""
+        """List what a killed run left unlisted in the last shard; return how many pictures.
+
+        Raises:
+            OutputError: that shard can't be read.
+        """
         existing = max(self._existing(), default=None)
         if existing is None:
             return 0
+        path = self._folder / existing[1]
+        try:
+            records = [record_of(line) for line in self._lines(path)]
+        except _UNREADABLE as error:
+            raise OutputError(
+                f"{path} is no shard of maps that can be read ({error}): move it away, or choose "
+                "another folder with -o."
+            ) from error
         missing = [
             record
-            for record in self.records(self._folder / existing[1])
-            if manifest.get(record["task"], record["input"], record.get("variant", "")) is None
+            for record in records
+            if record is not None
+            and manifest.get(record["task"], record["input"], record.get("variant", "")) is None
         ]
         if missing:
             manifest.add(*missing)
@@ -121,7 +136,7 @@ class ShardSink(ABC):
         entry = record["maps"][number]
         try:
             values = self._row(self._folder / entry["files"]["shard"], entry["row"])
-        except (OSError, ValueError, KeyError, IndexError):
+        except _UNREADABLE:
             return None
         return restored(values, entry.get("scale"))
 
@@ -131,8 +146,8 @@ class ShardSink(ABC):
                 yield int(match[1]), path.name
 
     @abstractmethod
-    def records(self, path: Path) -> list[Record]:
-        """The records of a shard's pictures."""
+    def _lines(self, path: Path) -> list[str]:
+        """The records of a shard's pictures, as JSON."""
 
     @abstractmethod
     def _save(self, stream: IO[bytes], outcomes: Sequence[Outcome]) -> None:
@@ -146,11 +161,8 @@ class ShardSink(ABC):
 class NpzSink(ShardSink):
     """Shards for `numpy.load`: `saliency` `(N, H, W)` and arrays of N beside it."""
 
-    def records(self, path: Path) -> list[Record]:
-        """The records of a shard's pictures."""
-        with np.load(path, allow_pickle=False) as shard:
-            lines = shard["records"].tobytes().decode().splitlines()
-        return [json.loads(line) for line in lines]
+    def _lines(self, path: Path) -> list[str]:
+        return load_member(path, "records").tobytes().decode().splitlines()
 
     def _save(self, stream: IO[bytes], outcomes: Sequence[Outcome]) -> None:
         rows = [(outcome.record, entry) for outcome in outcomes for entry in outcome.record["maps"]]
@@ -180,10 +192,9 @@ class ParquetSink(ShardSink):
         self._arrow = pyarrow()
         super().__init__(folder, settings, maps)
 
-    def records(self, path: Path) -> list[Record]:
-        """The records of a shard's pictures."""
-        lines = self._arrow.parquet.read_table(path, columns=["record"])["record"].to_pylist()
-        return [json.loads(line) for line in lines if line is not None]
+    def _lines(self, path: Path) -> list[str]:
+        lines = _table(path, ["record"])["record"].to_pylist()
+        return [str(line) for line in lines if line is not None]
 
     def _save(self, stream: IO[bytes], outcomes: Sequence[Outcome]) -> None:
         arrow = self._arrow
@@ -234,14 +245,20 @@ class ParquetSink(ShardSink):
 
 @lru_cache(maxsize=1)
 def _npz_maps(path: Path) -> NDArray[Any]:
-    with np.load(path, allow_pickle=False) as shard:
-        maps: NDArray[Any] = shard["saliency"]
-        return maps
+    return load_member(path, "saliency")
 
 
 @lru_cache(maxsize=1)
 def _parquet_maps(path: Path) -> Any:
-    return pyarrow().parquet.read_table(path, columns=["height", "width", "saliency"])
+    return _table(path, ["height", "width", "saliency"])
+
+
+def _table(path: Path, columns: list[str]) -> Any:
+    arrow = pyarrow()
+    try:
+        return arrow.parquet.read_table(path, columns=columns)
+    except arrow.ArrowException as error:
+        raise ValueError(str(error)) from error
 
 
 def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from deepinside.engine.engine import Engine
 from deepinside.engine.errors import EngineError, ImageError
 from deepinside.engine.evaluation.figures import Explained, Subject
+from deepinside.engine.files import load_array
 from deepinside.engine.methods import Method
 from deepinside.engine.results import InputFailure, SaliencyMap
 
@@ -168,8 +169,8 @@ class GivenMaps:
                 f"deepinside saliency writes it, nor {subject.stem}.npy.",
             )
         try:
-            saliency = np.load(paths[0], allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            saliency = load_array(paths[0])
+        except (OSError, ValueError) as error:
             return ImageError(subject.source, f"its map {paths[0]} can't be read ({error}).")
         problem = _problem(saliency, subject.image.shape[:2])
         if problem is not None:
