@@ -134,6 +134,7 @@ def collect(source: str, name: str, only: str) -> list[dict[str, Any]]:
             ending = f"not done after {_SECONDS} s"
         complaints.seek(0)
         reason = complaints.read().strip().rpartition("\n")[2]
+    reason = re.sub(r"(?<!\S)/(?:[^\s/]+/)+", "", reason)  # where it was compiled is no news
     rows = [json.loads(line[4:]) for line in output.splitlines() if line.startswith("row ")]
     if ending:
         rows.append({"name": name, "variant": "", "error": f"{ending}: {reason}"[:600]})

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +40,19 @@ with warnings.catch_warnings():
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cached exports of a test run stay in its own folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def embedded_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded classifier's saliency file, with its record and labels."""
+    from deepinside import models
+    from deepinside.exporters import export_saliency
+
+    path = tmp_path_factory.mktemp("embedded") / "saliency.onnx"
+    export_saliency(
+        models.default_classifier(),
+        path,
+        preprocessing=models.card()["preprocessing"],
+        labels=models.labels(),
+    )
+    return path

@@ -1,5 +1,7 @@
 """Preprocessing records that every validator of them accepts (GOOD) or refuses (BAD)."""
 
+from typing import Any
+
 _CROP: dict[str, object] = {
     "input_size": [224, 192],
     "resize": "shorter-side",
@@ -12,6 +14,18 @@ _CROP: dict[str, object] = {
 }
 _STRETCH = _CROP | {"resize": "stretch", "resize_size": None}
 _GREY = _STRETCH | {"channel_order": "L", "mean": [0.5], "std": [0.5]}
+
+# Of small networks, with numbers that tell colours apart.
+SMALL: dict[str, Any] = {
+    "input_size": [8, 8],
+    "resize": "stretch",
+    "resize_size": None,
+    "interpolation": "bilinear",
+    "channel_order": "RGB",
+    "value_range": [0, 1],
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.5, 0.25, 0.3],
+}
 
 GOOD: list[dict[str, object]] = [
     _CROP,

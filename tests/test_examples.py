@@ -21,7 +21,6 @@ from deepinside.engine import Engine, load_picture
 from deepinside.engine.contract import Layout
 from deepinside.engine.preprocess import preprocess
 from deepinside.engine.record import parse_record
-from deepinside.exporters import export_saliency
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STEP = Recipe(task="visualization")
@@ -34,18 +33,6 @@ def run(script: str, *arguments: str | Path, expected: int = 0) -> subprocess.Co
     )
     assert done.returncode == expected, done.stderr
     return done
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("exported") / "saliency.onnx"
-    export_saliency(
-        models.default_classifier(),
-        path,
-        preprocessing=models.card()["preprocessing"],
-        labels=models.labels(),
-    )
-    return path
 
 
 def test_the_edge_example_imports_nothing_of_ours() -> None:
@@ -65,9 +52,9 @@ def test_the_edge_example_imports_nothing_of_ours() -> None:
 
 
 @pytest.mark.parametrize("name", models.EXAMPLES)
-def test_edge(exported: Path, tmp_path: Path, name: str) -> None:
+def test_edge(embedded_file: Path, tmp_path: Path, name: str) -> None:
     output = tmp_path / "map.png"
-    done = run("edge.py", exported, models.example(name), output)
+    done = run("edge.py", embedded_file, models.example(name), output)
     assert done.stdout.startswith(f"{models.labels()[SEEN[name]]} ({SEEN[name]}), score ")
     assert done.stderr == ""
     with Image.open(output) as picture:
@@ -169,12 +156,12 @@ def test_edge_says_how_to_use_it() -> None:
     assert "python edge.py MODEL.onnx PICTURE" in run("edge.py", expected=1).stderr
 
 
-def test_batch_server_and_edge_agree(exported: Path, tmp_path: Path) -> None:
+def test_batch_server_and_edge_agree(embedded_file: Path, tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for name in models.EXAMPLES:
         shutil.copy(models.example(name), pictures)
-    done = run("batch_server.py", exported, pictures, tmp_path / "maps", "top1", "2")
+    done = run("batch_server.py", embedded_file, pictures, tmp_path / "maps", "top1", "2")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == len(models.EXAMPLES)
     for line in lines:
@@ -183,17 +170,17 @@ def test_batch_server_and_edge_agree(exported: Path, tmp_path: Path) -> None:
         assert (found["index"], found["label"]) == (SEEN[name], models.labels()[SEEN[name]])
         saliency = np.load(found["file"])
         assert (saliency.shape, saliency.dtype) == ((224, 224), np.float32)
-        edge = run("edge.py", exported, models.example(name), tmp_path / "map.png").stdout
+        edge = run("edge.py", embedded_file, models.example(name), tmp_path / "map.png").stdout
         score = float(edge.splitlines()[0].rpartition(" ")[2])
         assert found["score"] == pytest.approx(score, abs=0.02)
 
 
-def test_batch_server_goes_on_after_a_broken_picture(exported: Path, tmp_path: Path) -> None:
+def test_batch_server_goes_on_after_a_broken_picture(embedded_file: Path, tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     (pictures / "broken.png").write_bytes(b"not a picture")
     shutil.copy(models.example("coffee"), pictures)
-    done = run("batch_server.py", exported, pictures, tmp_path / "maps", "top5", expected=1)
+    done = run("batch_server.py", embedded_file, pictures, tmp_path / "maps", "top5", expected=1)
     broken, coffee = (json.loads(line) for line in done.stdout.splitlines())
     assert "broken.png" in broken["error"]
     assert len(coffee["classes"]) == 5

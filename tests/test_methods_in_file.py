@@ -10,21 +10,12 @@ import pytest
 from classifiers import classifier, session
 from click.testing import CliRunner
 from numpy.typing import NDArray
+from record_cases import SMALL as RECORD
 
 from deepinside.cli.main import cli
 from deepinside.engine import Engine, Method, TaskError, read_contract
 from deepinside.exporters import ExportError, GraphMethod, export_saliency
 
-RECORD = {
-    "input_size": [8, 8],
-    "resize": "stretch",
-    "resize_size": None,
-    "interpolation": "bilinear",
-    "channel_order": "RGB",
-    "value_range": [0, 1],
-    "mean": [0.5, 0.4, 0.3],
-    "std": [0.5, 0.25, 0.3],
-}
 FLAT = """
 <ir_version: 8, opset_import: ["" : 17]>
 net (float[N,192] image) => (float[N,4] logits) <float[192,16] v, float[16,4] w> {
@@ -95,7 +86,7 @@ def noise(method: GraphMethod, shape: tuple[int, int]) -> NDArray[np.float64]:
             for y in range(shape[0]):
                 for x in range(shape[1]):
                     cell = table[(y + rows[k, c]) % 256, (x + columns[k, c]) % 256]
-                    found[k, c, y, x] = cell * method.noise / RECORD["std"][c]  # type: ignore[index]
+                    found[k, c, y, x] = cell * method.noise / RECORD["std"][c]
     return found
 
 

@@ -21,7 +21,6 @@ from PIL import Image
 
 from deepinside import models
 from deepinside.engine import Engine, heatmap
-from deepinside.exporters import export_saliency
 
 SERVER = Path(__file__).parents[1] / "examples" / "server.py"
 PICTURES = {name: models.example(name).read_bytes() for name in models.EXAMPLES}
@@ -29,28 +28,16 @@ TARGETS = ("top1", "282", "espresso", "top2")
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("served") / "saliency.onnx"
-    export_saliency(
-        models.default_classifier(),
-        path,
-        preprocessing=models.card()["preprocessing"],
-        labels=models.labels(),
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
-def url(file: Path) -> Iterator[str]:
+def url(embedded_file: Path) -> Iterator[str]:
     """Of a running server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = file.with_suffix(".log")
+    log = embedded_file.with_suffix(".log")
     with (
         log.open("wb") as stream,
         subprocess.Popen(
-            [sys.executable, "-W", "error", str(SERVER), str(file), str(port)],
+            [sys.executable, "-W", "error", str(SERVER), str(embedded_file), str(port)],
             stdout=stream,
             stderr=subprocess.STDOUT,
         ) as server,
@@ -97,8 +84,8 @@ def png(entry: dict[str, Any]) -> np.ndarray:
         return np.asarray(picture)
 
 
-def test_requests_at_the_same_time_get_their_own_maps(file: Path, url: str) -> None:
-    engine = Engine(file, "cpu")
+def test_requests_at_the_same_time_get_their_own_maps(embedded_file: Path, url: str) -> None:
+    engine = Engine(embedded_file, "cpu")
     expected = {
         (name, target): engine.saliency(picture, target)
         for name, picture in PICTURES.items()
@@ -170,7 +157,7 @@ def test_large_photographs_are_read_at_a_reduced_size(url: str) -> None:
     assert entry["label"] == "espresso"
 
 
-def test_usage_is_said(file: Path) -> None:
+def test_usage_is_said(embedded_file: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(SERVER)], capture_output=True, text=True, check=False
     )

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from engine_fixtures import Recipe, write
 from google.protobuf import text_format
 from numpy.typing import NDArray
+from record_cases import SMALL as RECORD
 from tritonclient.grpc import model_config_pb2
 
 from deepinside import models
@@ -36,16 +37,6 @@ from deepinside.exporters import (
 
 Config = model_config_pb2.ModelConfig
 
-RECORD = {
-    "input_size": [8, 8],
-    "resize": "stretch",
-    "resize_size": None,
-    "interpolation": "bilinear",
-    "channel_order": "RGB",
-    "value_range": [0, 1],
-    "mean": [0.5, 0.4, 0.3],
-    "std": [0.5, 0.25, 0.3],
-}
 LABELS = ["tabby, tabby cat", 'a "quoted" one', "two\nlines", "Käse", "a\\b"]
 TYPES = {
     "tensor(float)": "TYPE_FP32",
