@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deepinside.cli.errors import reports_errors
+from deepinside.cli.executor_options import ExecutorChoice, executor_options
 from deepinside.cli.inputs import sources_of
 from deepinside.cli.job_display import Display, tell, tell_how_to_go_on
 from deepinside.cli.job_options import InputChoice, input_options
@@ -83,6 +84,7 @@ __all__ = ["localize"]
 @batch_size_option("Pictures")
 @size_option
 @classifier_options
+@executor_options
 @result_options
 @click.pass_context
 @reports_errors
@@ -100,6 +102,7 @@ def localize(
     size: str | None,
     preprocessing: Path | None,
     labels: Path | None,
+    where: ExecutorChoice,
     as_json: bool,
     overwrite: bool,
     quiet: bool,
@@ -136,8 +139,8 @@ def localize(
       deepinside localize @photos.csv --target-column class -o boxes
       deepinside localize cat.jpg -t "tiger cat" --foreground 90 --rounds 0
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
-    from deepinside.engine import Engine, LocalizationSettings
-    from deepinside.engine.batch import Manifest, run_job
+    from deepinside.engine import LocalizationSettings
+    from deepinside.engine.batch import Manifest
     from deepinside.engine.batch.object_lists import ObjectLists
     from deepinside.engine.batch.objects import LocalizationJob, ObjectSink, pycocotools
     from deepinside.engine.files import remove_unfinished
@@ -147,18 +150,24 @@ def localize(
     localization = LocalizationSettings(**numbers)  # type: ignore[arg-type]
     opencv()
     pycocotools()
-    with stoppable() as stop, sources_of(inputs, output, job, stop) as sources:
+    with (
+        stoppable() as stop,
+        sources_of(inputs, output, job, stop) as sources,
+        where.open(device) as executor,
+    ):
+        output = executor.folder(output)
         file = exported_file(
             model,
             "saliency",
-            device=device,
+            device=executor.device,
             preprocessing=preprocessing,
             labels=labels,
             quiet=quiet,
             options=method.export_options,
         )
         method.warn(quiet=quiet)
-        engine = Engine(file, device)
+        engine = executor.engine(file)
+        explained_by = executor.name(engine)
         settings = LocalizationJob(
             targets,
             engine.method(method.method()),
@@ -181,19 +190,22 @@ def localize(
                     lists.add(outcome.record)
                 display.show(outcome)
 
-            run_job(
+            executor.run(
                 engine,
-                stop.before(sources.items()),
+                file,
+                sources,
                 settings,
                 ObjectSink(output, settings, overwrite),
                 manifest,
+                stop=stop,
+                options={},
                 batch_size=batch_size,
                 done=done,
                 keep=job.resume or not overwrite,
             )
     for path in () if as_json else lists.paths:
         click.echo(path)
-    tell(display.counts, sources, engine.device, output, quiet=quiet)
+    tell(display.counts, sources, explained_by, output, quiet=quiet)
     if stop:
         tell_how_to_go_on(stop)
         context.exit(128 + (stop.signal or 0))

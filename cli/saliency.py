@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from deepinside.cli.errors import reports_errors
+from deepinside.cli.executor_options import ExecutorChoice, executor_options
 from deepinside.cli.inputs import sources_of
 from deepinside.cli.job_display import Display, tell, tell_how_to_go_on
 from deepinside.cli.job_options import JobChoice, job_options
@@ -44,6 +45,7 @@ _TASK = "saliency"
 @batch_size_option("Pictures")
 @size_option
 @classifier_options
+@executor_options
 @result_options
 @click.pass_context
 @reports_errors
@@ -62,6 +64,7 @@ def saliency(
     size: str | None,
     preprocessing: Path | None,
     labels: Path | None,
+    where: ExecutorChoice,
     as_json: bool,
     overwrite: bool,
     quiet: bool,
@@ -98,28 +101,34 @@ def saliency(
       deepinside saliency photos/ --device cuda:0,cuda:1 --batch-size 64
       deepinside saliency @photos.csv --target-column class -o maps
       deepinside saliency "shards/*.tar" --format parquet --dtype float16 -o maps
+      deepinside saliency "s3://bucket/*.tar" --format parquet -o /shared/maps --executor ray
       find photos -name "*.jpg" -print0 | deepinside saliency - -o maps
     """  # noqa: D301  (click takes the character \b as "do not rewrap")
-    from deepinside.engine import Engine
-    from deepinside.engine.batch import JobSettings, Manifest, make_sink, run_job
+    from deepinside.engine.batch import JobSettings, Manifest, make_sink
     from deepinside.engine.batch.previews import Previews
     from deepinside.engine.batch.shards import ShardSink
     from deepinside.engine.files import remove_unfinished
     from deepinside.engine.modelfile import content_sha256
 
     drawn = rendering.rendering()
-    with stoppable() as stop, sources_of(inputs, output, job, stop) as sources:
+    with (
+        stoppable() as stop,
+        sources_of(inputs, output, job, stop) as sources,
+        where.open(device) as executor,
+    ):
+        output = executor.folder(output)
         file = exported_file(
             model,
             _TASK,
-            device=device,
+            device=executor.device,
             preprocessing=preprocessing,
             labels=labels,
             quiet=quiet,
             options=method.export_options,
         )
         method.warn(quiet=quiet)
-        engine = Engine(file, device, **gpu)
+        engine = executor.engine(file, **gpu)
+        explained_by = executor.name(engine)
         settings = JobSettings(
             targets,
             engine.method(method.method()),
@@ -134,7 +143,7 @@ def saliency(
         shards = sink if isinstance(sink, ShardSink) else None
         with (
             Manifest(output, None if shards is None else shards.seen) as manifest,
-            pages(job, settings, model, engine.device) as page,
+            pages(job, settings, model, explained_by) as page,
             progress_bar("Saliency", quiet=quiet) as advance,
         ):
             if job.resume:
@@ -144,19 +153,22 @@ def saliency(
             load = None if shards is None else shards.load
             preview = Previews(output, drawn, page.pictures, load)
             display = Display(output, sources.total, advance, page, as_json=as_json, quiet=quiet)
-            run_job(
+            executor.run(
                 engine,
-                stop.before(sources.items()),
+                file,
+                sources,
                 settings,
                 sink,
                 manifest,
+                stop=stop,
+                options=gpu,
                 batch_size=batch_size,
                 done=display.show,
                 keep=job.resume or not overwrite,
                 preview=preview if page.pictures else None,
             )
             page.write(display.counts)
-    tell(display.counts, sources, engine.device, output, quiet=quiet)
+    tell(display.counts, sources, explained_by, output, quiet=quiet)
     if stop:
         tell_how_to_go_on(stop)
         context.exit(128 + (stop.signal or 0))

@@ -21,11 +21,13 @@ from PIL import Image
 from deepinside.engine.errors import OutputError
 
 __all__ = [
+    "hidden",
     "load_array",
     "load_member",
     "make_folder",
     "parse_array",
     "remove_unfinished",
+    "rename",
     "replacing",
     "save_array",
     "save_picture",
@@ -72,9 +74,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     temporary = None
     try:
         # Not mkstemp, whose files only their owner can read: results have the usual rights.
-        hidden = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
-        with hidden.open("xb") as stream:
-            temporary = hidden
+        unfinished = path.parent / hidden(secrets.token_hex(8))
+        with unfinished.open("xb") as stream:
+            temporary = unfinished
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -86,6 +88,23 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         if temporary is not None:
             with suppress(OSError):
                 os.unlink(temporary)
+
+
+def hidden(name: str) -> str:
+    """The name of a file that is not there for users, and goes with what is unfinished."""
+    return _TEMPORARY + name
+
+
+def rename(path: Path, new: Path) -> None:
+    """Give a file another name in its folder.
+
+    Raises:
+        OutputError: it can't be renamed.
+    """
+    try:
+        os.replace(path, new)
+    except OSError as error:
+        raise _unwritable(new, error) from error
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -23,7 +23,18 @@ __all__ = ["tar_items"]
 
 _IN_MEMORY = 8 << 20  # bytes of a member; larger ones wait in temporary files
 _TEXT = 1 << 20  # bytes of a member that names a class
-_READ_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
+# From an archive and a member to what opens the member.
+_Content = Callable[[tarfile.TarFile, tarfile.TarInfo], Callable[[], BinaryIO]]
+# The last two: sizes that no file has.
+_READ_ERRORS = (
+    tarfile.TarError,
+    OSError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    OverflowError,
+    ValueError,
+)
 
 
 @dataclass
@@ -47,7 +58,12 @@ class _Member(tarfile.TarInfo):
 
 
 def tar_items(
-    name: str, opener: Callable[[], BinaryIO], columns: Columns, *, shared: bool
+    name: str,
+    opener: Callable[[], BinaryIO],
+    columns: Columns,
+    *,
+    shared: bool,
+    by_place: bool = False,
 ) -> Iterator[Item]:
     """The pictures of an archive, in its order; one that is cut short ends with a refused item.
 
@@ -59,11 +75,16 @@ def tar_items(
         opener: opens it.
         columns: which are read.
         shared: whether another archive of the job has the same stem.
+        by_place: pictures open the archive again and read their part of it, on any machine; those
+            of a compressed archive, which has no such parts, hold their bytes.
     """
     count = 0
     try:
-        with opener() as stream, tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as tar:
-            for sample in _samples(tar, columns.target):
+        with opener() as stream, _tar(stream, by_place=by_place) as tar:
+            content = _content
+            if by_place:
+                content = partial(_part_of, opener) if tar.fileobj is stream else _bytes
+            for sample in _samples(tar, columns.target, content):
                 for member, open_member in sample.pictures:
                     count += 1
                     stem = f"{_archive_stem(name)}.{PurePosixPath(member).with_suffix('')}"
@@ -83,11 +104,21 @@ def tar_items(
         yield Item(name, "", refused(name, reason))
 
 
+def _tar(stream: BinaryIO, *, by_place: bool) -> tarfile.TarFile:
+    """The archive, read from front to end; where only headers are read, the rest is left out."""
+    if by_place and stream.seekable():
+        try:
+            return tarfile.open(fileobj=stream, mode="r:", tarinfo=_Member)
+        except tarfile.ReadError:
+            stream.seek(0)
+    return tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member)
+
+
 def _archive_stem(name: str) -> str:
     return PurePosixPath(name).stem.removesuffix(".tar")
 
 
-def _samples(tar: tarfile.TarFile, target: str | None) -> Iterator[_Sample]:
+def _samples(tar: tarfile.TarFile, target: str | None, content: _Content) -> Iterator[_Sample]:
     sample: _Sample | None = None
     while True:
         try:
@@ -108,7 +139,8 @@ def _samples(tar: tarfile.TarFile, target: str | None) -> Iterator[_Sample]:
             sample = _Sample(key)
         if path.suffix.lower() in PICTURE_ENDINGS and not member.isdir():
             try:
-                sample.pictures.append((member.name, _content(tar, member)))
+                opener = content(tar, member) if member.isfile() else _no_file(member)
+                sample.pictures.append((member.name, opener))
             except _READ_ERRORS:
                 if target is None:
                     yield sample
@@ -138,27 +170,59 @@ def _targets(
     return parse_targets(value.get(target)) if isinstance(value, dict) else None
 
 
+def _no_file(member: tarfile.TarInfo) -> Callable[[], BinaryIO]:
+    kind = "a link" if member.islnk() or member.issym() else "no file"
+    return refused(member.name, f"is {kind} within the archive.")
+
+
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], BinaryIO]:
     """Opens what a member holds, after the archive has gone on."""
-    if not member.isfile():
-        kind = "a link" if member.islnk() or member.issym() else "no file"
-        return refused(member.name, f"is {kind} within the archive.")
     content = tar.extractfile(member)
     assert content is not None
-    if member.size <= _IN_MEMORY:
-        data = content.read()
-        return lambda: BytesIO(data)
-    return _Spilled(content)
+    return _kept(content, member.size)
+
+
+def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], BinaryIO]:
+    """Opens what a member holds, on any machine."""
+    content = tar.extractfile(member)
+    assert content is not None
+    return partial(BytesIO, content.read())
+
+
+def _part_of(
+    opener: Callable[[], BinaryIO], tar: tarfile.TarFile, member: tarfile.TarInfo
+) -> Callable[[], BinaryIO]:
+    """Opens the archive again and reads a member's part of it, on any machine."""
+    if member.issparse():
+        return _bytes(tar, member)
+    assert tar.fileobj is not None
+    if member.size:  # a part that is not there is noticed now, as where all is read
+        tar.fileobj.seek(member.offset_data + member.size - 1)
+        if not tar.fileobj.read(1):
+            raise tarfile.ReadError("unexpected end of data")
+    return partial(_part, opener, member.offset_data, member.size)
+
+
+def _part(opener: Callable[[], BinaryIO], offset: int, size: int) -> BinaryIO:
+    with opener() as stream:
+        stream.seek(offset)
+        return _kept(stream, size)()
+
+
+def _kept(content: IO[bytes], size: int) -> Callable[[], BinaryIO]:
+    """Opens a copy of the next `size` bytes."""
+    return partial(BytesIO, content.read(size)) if size <= _IN_MEMORY else _Spilled(content, size)
 
 
 class _Spilled:
     """A copy in a temporary file, which goes with the last reference."""
 
-    def __init__(self, content: IO[bytes]) -> None:
+    def __init__(self, content: IO[bytes], size: int) -> None:
         with tempfile.NamedTemporaryFile(prefix="deepinside-", delete=False) as file:
             self._path = Path(file.name)
             weakref.finalize(self, self._path.unlink, missing_ok=True)
-            while block := content.read(1 << 20):
+            while block := content.read(min(size, 1 << 20)):
+                size -= len(block)
                 file.write(block)
 
     def __call__(self) -> BinaryIO:

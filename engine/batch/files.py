@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from deepinside.engine.batch.at_once import WrittenAtOnce
 from deepinside.engine.batch.earlier import foreign_results, leftovers
 from deepinside.engine.batch.names import class_slug
 from deepinside.engine.batch.settings import (
@@ -38,7 +39,7 @@ _COLOUR_STEP = 8
 
 
 @dataclass(frozen=True)
-class FileSink:
+class FileSink(WrittenAtOnce):
     """Writes `STEM.CLASS.saliency.npy` and its pictures.
 
     Attributes:
@@ -76,15 +77,7 @@ class FileSink:
             **facts_of(result),
             error=error,
         )
-        return Outcome(work, record, note=leftovers(self.folder, work, record))
-
-    def commit(self, outcome: Outcome) -> list[Outcome]:
-        """The outcomes that are on disk now and may be listed."""
-        return [outcome]
-
-    def finish(self) -> list[Outcome]:
-        """The outcomes that were held back."""
-        return []
+        return Outcome(record, note=leftovers(self.folder, work, record))
 
     def _write_map(
         self,

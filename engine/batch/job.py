@@ -6,10 +6,10 @@ Each arrow holds a few batches at most, so that memory is bounded whatever the n
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from deepinside.engine.batch.files import FileSink
 from deepinside.engine.batch.items import Item
@@ -23,12 +23,21 @@ from deepinside.engine.errors import EngineError
 from deepinside.engine.inputs import ImageFile
 from deepinside.engine.results import InputFailure, InputMaps
 
-__all__ = ["Preview", "Sink", "explain", "make_sink", "run_job"]
+__all__ = [
+    "Preview",
+    "Sink",
+    "explain",
+    "list_results",
+    "make_sink",
+    "process",
+    "run_job",
+    "work_of",
+]
 
 # Overlays of larger pictures are drawn on smaller copies: what waits to be written is bounded.
 PICTURE_PIXELS = 1 << 24
 
-Preview = Callable[[Outcome, InputMaps | None], tuple[bytes, ...]]
+Preview = Callable[[Work, Outcome, InputMaps | None], tuple[bytes, ...]]
 
 
 class Sink(Protocol):
@@ -38,6 +47,10 @@ class Sink(Protocol):
     def needs_picture(self) -> bool:
         """Whether it draws on the picture."""
 
+    @property
+    def shard_size(self) -> int:
+        """Maps in a file of several pictures; 0 where each picture has its own files."""
+
     def write(self, work: Work, result: InputMaps) -> Outcome:
         """Write a picture's maps, or make them ready; called in any thread."""
 
@@ -46,6 +59,12 @@ class Sink(Protocol):
 
     def finish(self) -> list[Outcome]:
         """The outcomes that were held back, safe now."""
+
+    def part(self, name: str) -> Self:
+        """A sink for a part of the job that another process does, for `adopt` by this one."""
+
+    def adopt(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Make a finished part's results this sink's own; the outcomes may be listed then."""
 
 
 def make_sink(
@@ -124,17 +143,58 @@ def run_job(
         OutputError: a result can't be written; what was listed is safe.
         EngineError: the file can't be run.
     """
+    works = (work_of(item, settings, manifest) for item in items)
+    for outcomes in process(
+        engine,
+        works,
+        settings,
+        sink,
+        manifest.folder,
+        batch_size=batch_size,
+        kept=done,
+        keep=keep,
+        preview=preview,
+    ):
+        list_results(outcomes, manifest, done)
+
+
+def process(
+    engine: Engine,
+    works: Iterable[Work],
+    settings: JobSettings,
+    sink: Sink,
+    folder: Path,
+    *,
+    batch_size: int,
+    kept: Callable[[Outcome], None],
+    keep: bool = True,
+    preview: Preview | None = None,
+) -> Iterator[list[Outcome]]:
+    """Explain pictures and write their maps; what has to be listed, as soon as it is safe.
+
+    Args:
+        engine: with a saliency file.
+        works: pictures; taken as they are needed, in this thread.
+        settings: of the job.
+        sink: of the settings' format.
+        folder: of the results.
+        batch_size: bounds the memory.
+        kept: called in this thread with the outcomes of what is listed already.
+        keep: whether what the folder holds of exactly this job is kept.
+        preview: makes previews, in any thread.
+
+    Raises:
+        OutputError: a result can't be written.
+        EngineError: the file can't be run.
+    """
     begun: deque[Work] = deque()
 
-    def works() -> Iterator[Work]:
+    def to_do() -> Iterator[Work]:
         """What is not done yet; all that is waits for nothing, however many there are."""
-        checks = (
-            partial(_check, work, settings, manifest.folder, keep, preview)
-            for work in map(partial(_work, settings=settings, manifest=manifest), items)
-        )
-        for work, kept in in_threads(checks, ahead=batch_size):
-            if kept is not None:
-                done(kept)
+        checks = (partial(_check, work, settings, folder, keep, preview) for work in works)
+        for work, outcome in in_threads(checks, ahead=batch_size):
+            if outcome is not None:
+                kept(outcome)
             else:
                 begun.append(work)
                 yield work
@@ -142,16 +202,31 @@ def run_job(
     def tasks() -> Iterator[Callable[[], Outcome]]:
         pixels = PICTURE_PIXELS if sink.needs_picture or preview is not None else 0
         for result in explain(
-            engine, works(), settings, batch_size=batch_size, picture_pixels=pixels
+            engine, to_do(), settings, batch_size=batch_size, picture_pixels=pixels
         ):
             yield partial(_write, begun.popleft(), result, settings, sink, preview)
 
     for outcome in in_threads(tasks(), ahead=batch_size):
-        _list(sink.commit(outcome), manifest, done)
-    _list(sink.finish(), manifest, done)
+        yield sink.commit(outcome)
+    yield sink.finish()
 
 
-def _work(item: Item, *, settings: JobSettings, manifest: Manifest) -> Work:
+def list_results(
+    outcomes: Sequence[Outcome], manifest: Manifest, done: Callable[[Outcome], None]
+) -> None:
+    """List what is safe: in one write, as all of it is on disk.
+
+    Raises:
+        OutputError: the manifest can't be written.
+    """
+    if outcomes:
+        manifest.add(*(outcome.record for outcome in outcomes))
+    for outcome in outcomes:
+        done(outcome)
+
+
+def work_of(item: Item, settings: JobSettings, manifest: Manifest) -> Work:
+    """An item with its stem and what an earlier run left of it."""
     # What is known not to be a picture has no stem, and takes none from others.
     stem = manifest.stem(item.name, item.stem, shared=item.shared) if item.stem else ""
     return Work(item, stem, manifest.get(settings.task, item.name, settings.variant))
@@ -177,9 +252,9 @@ def _check(
         return work, None  # which decoding it will tell
     if work.has_changed:
         return work, None
-    outcome = Outcome(work, {**record, "status": "kept"})
+    outcome = Outcome({**record, "status": "kept"})
     if preview is not None:
-        outcome.previews = preview(outcome, None)
+        outcome.previews = preview(work, outcome, None)
     return work, outcome
 
 
@@ -191,16 +266,8 @@ def _write(
     preview: Preview | None,
 ) -> Outcome:
     if isinstance(result, InputFailure):
-        return Outcome(work, new_record(settings, work.item, work.sha256, error=str(result.error)))
+        return Outcome(new_record(settings, work.item, work.sha256, error=str(result.error)))
     outcome = sink.write(work, result)
     if preview is not None and not outcome.record["error"]:
-        outcome.previews = preview(outcome, result)
+        outcome.previews = preview(work, outcome, result)
     return outcome
-
-
-def _list(outcomes: list[Outcome], manifest: Manifest, done: Callable[[Outcome], None]) -> None:
-    """List what is safe: in one write, as all of it is on disk."""
-    if outcomes:
-        manifest.add(*(outcome.record for outcome in outcomes))
-    for outcome in outcomes:
-        done(outcome)

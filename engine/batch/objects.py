@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from deepinside.engine.batch.at_once import WrittenAtOnce
 from deepinside.engine.batch.earlier import foreign_results, leftovers
 from deepinside.engine.batch.items import Item
 from deepinside.engine.batch.manifest import Record, finite
@@ -85,7 +86,7 @@ class LocalizationJob(JobSettings):
 
 
 @dataclass(frozen=True)
-class ObjectSink:
+class ObjectSink(WrittenAtOnce):
     """Writes `STEM.boxes.png` and `STEM.CLASS.mask.png`.
 
     Attributes:
@@ -123,15 +124,7 @@ class ObjectSink:
             size = list(result.maps[0].size or picture.size)
             content = {"stem": work.stem, "picture": boxes, "size": size, "objects": objects}
         record = new_record(self.settings, work.item, work.sha256, error=error, **content)
-        return Outcome(work, record, note=leftovers(self.folder, work, record))
-
-    def commit(self, outcome: Outcome) -> list[Outcome]:
-        """The outcomes that are on disk now and may be listed."""
-        return [outcome]
-
-    def finish(self) -> list[Outcome]:
-        """The outcomes that were held back."""
-        return []
+        return Outcome(record, note=leftovers(self.folder, work, record))
 
     def _write(self, drawn: Mapping[str, Callable[[], NDArray[np.uint8]]]) -> list[Path]:
         """Write pictures; those of other content, where they may not be replaced, and then none."""

@@ -1,7 +1,9 @@
 """Pictures in a column of Parquet files (extra `[parquet]`)."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -14,6 +16,7 @@ from deepinside.engine.errors import EngineError, ImageError, PackageMissingErro
 __all__ = ["parquet_items", "pyarrow"]
 
 _ROWS = 16  # at a time
+_reading = threading.Lock()
 # What reading raises besides Arrow's own errors, over texts, dates and numbers that are none.
 _READ_ERRORS = (ArithmeticError, LookupError, OSError, TypeError, ValueError)
 
@@ -42,6 +45,7 @@ def parquet_items(
     open_picture: Callable[[str, str], BinaryIO],
     *,
     shared: bool,
+    by_place: bool = False,
 ) -> Iterator[Item]:
     """The pictures of a file, row by row; memory holds a row group at a time.
 
@@ -53,6 +57,7 @@ def parquet_items(
         columns: which are read.
         open_picture: opens a path or URL that a cell holds, under a name.
         shared: whether another file of the job has the same stem.
+        by_place: pictures open the file again and read their row of it, on any machine.
     """
     arrow = pyarrow()
     stem = plain_stem(PurePosixPath(name).stem)
@@ -63,14 +68,18 @@ def parquet_items(
             known = file.schema_arrow.names
             image = columns.image_in(known, name)
             target = columns.target_in(known, name)
-            wanted = [image] if target is None else [image, target]
-            for batch in file.iter_batches(batch_size=_ROWS, columns=wanted, use_threads=False):
-                for cells in batch.to_pylist():
+            wanted = [] if by_place else [image]
+            wanted += [] if target is None else [target]
+            for number in range(file.num_row_groups):
+                group = _Group(name, number, image, opener)
+                for place, cells in enumerate(_rows(file, number, wanted)):
                     label = f"{name}::{row}"
                     yield Item(
                         label,
                         f"{stem}.{row:06d}",
-                        _content(cells[image], label, open_picture),
+                        partial(_open_row, group, place, label, open_picture)
+                        if by_place
+                        else _content(cells[image], label, open_picture),
                         parse_targets(cells[target]) if target is not None else None,
                         shared,
                     )
@@ -84,6 +93,46 @@ def parquet_items(
     except (*_READ_ERRORS, arrow.ArrowException) as error:
         reason = f"the file can't be read beyond its first {row} rows ({error})."
         yield Item(name, "", refused(name, reason))
+
+
+def _rows(file: Any, group: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Some columns of a row group."""
+    if not columns:
+        yield from ({} for _ in range(file.metadata.row_group(group).num_rows))
+        return
+    for batch in file.iter_batches(
+        batch_size=_ROWS, row_groups=[group], columns=columns, use_threads=False
+    ):
+        yield from batch.to_pylist()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The pictures of a row group."""
+
+    file: str
+    number: int
+    image: str
+    opener: Callable[[], BinaryIO] = field(compare=False)
+
+
+def _open_row(
+    group: _Group, place: int, label: str, open_picture: Callable[[str, str], BinaryIO]
+) -> BinaryIO:
+    """A picture of a row group, which is read as a whole for all of its pictures."""
+    try:
+        with _reading:
+            cell = _pictures(group)[place].as_py()
+    except (*_READ_ERRORS, pyarrow().ArrowException) as error:
+        raise ImageError(label, f"can't be read ({error}).") from error
+    return _content(cell, label, open_picture)()
+
+
+@lru_cache(maxsize=1)
+def _pictures(group: _Group) -> Any:
+    with group.opener() as stream:
+        file = pyarrow().parquet.ParquetFile(stream)
+        return file.read_row_group(group.number, columns=[group.image], use_threads=False)[0]
 
 
 def _content(

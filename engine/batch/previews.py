@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deepinside.engine.batch.manifest import Record
-from deepinside.engine.batch.work import Outcome
+from deepinside.engine.batch.work import Outcome, Work
 from deepinside.engine.decode import ImageFile, Picture, load_picture
 from deepinside.engine.errors import EngineError
 from deepinside.engine.preprocess import Region
@@ -28,7 +28,11 @@ _QUALITY = 80
 
 
 class Previews:
-    """Makes the previews of the first so many pictures; may be called in any thread."""
+    """Makes the previews of the first so many pictures; may be called in any thread.
+
+    Attributes:
+        limit: number of pictures.
+    """
 
     def __init__(
         self, folder: Path, rendering: Rendering, limit: int, load: LoadMap | None = None
@@ -43,16 +47,16 @@ class Previews:
         """
         self._folder = folder
         self._rendering = rendering
-        self._limit = limit
+        self.limit = limit
         self._load = load
         self._number = count()
 
-    def __call__(self, outcome: Outcome, result: InputMaps | None) -> tuple[bytes, ...]:
+    def __call__(self, work: Work, outcome: Outcome, result: InputMaps | None) -> tuple[bytes, ...]:
         """JPEG bytes of the picture and of each map laid on it; nothing beyond the limit."""
-        if next(self._number) >= self._limit:
+        if next(self._number) >= self.limit:
             return ()
         record = outcome.record
-        item = outcome.work.item
+        item = work.item
         picture = _reload(ImageFile(item.name, item.open)) if result is None else result.picture
         if picture is None or record.get("region") is None:
             return ()

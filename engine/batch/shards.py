@@ -5,13 +5,15 @@ also holds their records, so that a run killed between the two loses nothing: th
 them from the shard.
 """
 
+import copy
 import json
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +30,7 @@ from deepinside.engine.batch.settings import (
 )
 from deepinside.engine.batch.work import Outcome, Work
 from deepinside.engine.errors import OutputError
-from deepinside.engine.files import load_member, replacing
+from deepinside.engine.files import hidden, load_member, rename, replacing
 from deepinside.engine.results import InputMaps
 
 __all__ = ["NpzSink", "ParquetSink", "ShardSink"]
@@ -38,22 +40,27 @@ _UNREADABLE = (OSError, ValueError, TypeError, LookupError)
 
 
 class ShardSink(ABC):
-    """Fills shards in the order of the pictures; all maps of a picture are in one shard."""
+    """Fills shards in the order of the pictures; all maps of a picture are in one shard.
+
+    Attributes:
+        shard_size: maps in a shard, or a few more where a picture has several.
+    """
 
     needs_picture = False
 
-    def __init__(self, folder: Path, settings: JobSettings, maps: int) -> None:
+    def __init__(self, folder: Path, settings: JobSettings, shard_size: int) -> None:
         """Begin with nothing.
 
         Args:
             folder: of the results.
             settings: of the job.
-            maps: in a shard, or a few more where a picture has several; they wait in memory.
+            shard_size: maps in a shard; they wait in memory.
         """
         self._folder = folder
         self._settings = settings
-        self._size = maps
+        self.shard_size = shard_size
         self._waiting: list[Outcome] = []
+        self._part: str | None = None
         self._last = max((number for number, _ in self._existing()), default=-1)
 
     def seen(self, record: Record) -> None:
@@ -74,6 +81,8 @@ class ShardSink(ABC):
         path = self._folder / existing[1]
         try:
             records = [record_of(line) for line in self._lines(path)]
+            for entry in (entry for record in records if record for entry in record["maps"]):
+                entry["files"]["shard"] = path.name  # a part was named after it was written
         except _UNREADABLE as error:
             raise OutputError(
                 f"{path} is no shard of maps that can be read ({error}): move it away, or choose "
@@ -102,14 +111,14 @@ class ShardSink(ABC):
             ],
             **facts_of(result),
         )
-        return Outcome(work, record, tuple(values for values, _ in pairs))
+        return Outcome(record, tuple(values for values, _ in pairs))
 
     def commit(self, outcome: Outcome) -> list[Outcome]:
         """Put an outcome into the shard; the outcomes that are on disk now."""
         if not outcome.arrays:
             return [outcome]
         self._waiting.append(outcome)
-        if sum(len(waiting.arrays) for waiting in self._waiting) < self._size:
+        if sum(len(waiting.arrays) for waiting in self._waiting) < self.shard_size:
             return []
         return self.finish()
 
@@ -117,8 +126,7 @@ class ShardSink(ABC):
         """Write the shard as it is."""
         if not self._waiting:
             return []
-        self._last += 1
-        name = f"saliency-{self._last:05d}.{self._settings.format}"
+        name = self._part or self._next_name()
         done, self._waiting = self._waiting, []
         row = 0
         for outcome in done:
@@ -131,6 +139,40 @@ class ShardSink(ABC):
             outcome.arrays = ()
         return done
 
+    def part(self, name: str) -> Self:
+        """A sink for another process: it writes all that it is given into one hidden shard.
+
+        Args:
+            name: of the shard, until it is adopted.
+        """
+        part = copy.copy(self)
+        part._waiting, part.shard_size = [], sys.maxsize
+        part._part = f"{hidden(name)}.{self._settings.format}"
+        return part
+
+    def adopt(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Give a part's shard the next name; the outcomes of the part, with that name.
+
+        Only the process that lists results names shards: what another one of a job that was killed
+        may still write has a name that nobody looks for.
+
+        Raises:
+            OutputError: the shard is gone.
+        """
+        entries = [
+            entry
+            for outcome in outcomes
+            if outcome.record["status"] == "ok"
+            for entry in outcome.record["maps"]
+        ]
+        if entries:
+            name = self._next_name()
+            (part,) = {entry["files"]["shard"] for entry in entries}
+            rename(self._folder / part, self._folder / name)
+            for entry in entries:
+                entry["files"] = {"shard": name}
+        return list(outcomes)
+
     def load(self, record: Record, number: int) -> NDArray[np.float32] | None:
         """A map of a record."""
         entry = record["maps"][number]
@@ -139,6 +181,10 @@ class ShardSink(ABC):
         except _UNREADABLE:
             return None
         return restored(values, entry.get("scale"))
+
+    def _next_name(self) -> str:
+        self._last += 1
+        return f"saliency-{self._last:05d}.{self._settings.format}"
 
     def _existing(self) -> Iterator[tuple[int, str]]:
         for path in self._folder.glob(f"saliency-*.{self._settings.format}"):
@@ -187,10 +233,10 @@ class NpzSink(ShardSink):
 class ParquetSink(ShardSink):
     """Shards for Arrow, a row a map; `saliency` is a list of `height * width` numbers."""
 
-    def __init__(self, folder: Path, settings: JobSettings, maps: int) -> None:
+    def __init__(self, folder: Path, settings: JobSettings, shard_size: int) -> None:
         """As for all shards."""
         self._arrow = pyarrow()
-        super().__init__(folder, settings, maps)
+        super().__init__(folder, settings, shard_size)
 
     def _lines(self, path: Path) -> list[str]:
         lines = _table(path, ["record"])["record"].to_pylist()

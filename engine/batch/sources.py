@@ -109,8 +109,15 @@ class Sources:
             return None
         return int(self._names.first("SELECT COUNT(*) FROM places"))
 
-    def items(self) -> Iterator[Item]:
-        """The pictures, one by one."""
+    def items(self, *, by_place: bool = False) -> Iterator[Item]:
+        """The pictures, one by one.
+
+        Args:
+            by_place: they can be pickled, and opened on any machine that sees the same files; of
+                archives and tables, only what names their pictures is read here where that is
+                possible.
+        """
+        here = os.getcwd() if by_place else ""
         columns = "folder, leaf, kind, targets, reason, count > 1"
         ordered = self._names.rows(
             f"SELECT {columns} FROM places JOIN stems USING (stem) "
@@ -118,14 +125,13 @@ class Sources:
         )
         for folder, leaf, kind, targets, reason, shared in ordered:
             name = os.fsdecode(folder + leaf)
-            opener = partial(open_place, name, name, self._example)
+            opener = partial(open_place, name, name, self._example, here)
+            how = {"shared": bool(shared), "by_place": by_place}
             if kind == "tar":
-                yield from tar_items(name, opener, self.columns, shared=bool(shared))
+                yield from tar_items(name, opener, self.columns, **how)
             elif kind == "parquet":
-                open_picture = partial(open_place, example=self._example)
-                yield from parquet_items(
-                    name, opener, self.columns, open_picture, shared=bool(shared)
-                )
+                open_picture = partial(open_place, example=self._example, folder=here)
+                yield from parquet_items(name, opener, self.columns, open_picture, **how)
             elif kind == "refused":
                 yield Item(name, "", refused(name, reason))
             else:
@@ -203,13 +209,16 @@ class Sources:
         )
 
 
-def open_place(name: str, label: str, example: Callable[[str], Path] | None = None) -> BinaryIO:
+def open_place(
+    name: str, label: str, example: Callable[[str], Path] | None = None, folder: str = ""
+) -> BinaryIO:
     """The bytes of a path, a URL or an embedded picture.
 
     Args:
         name: path, URL or `example:NAME`.
         label: how messages call it.
         example: the file of an embedded picture's argument.
+        folder: that a path is relative to; the current one where it is empty.
 
     Raises:
         ImageError: it is no file, or can't be fetched.
@@ -219,7 +228,7 @@ def open_place(name: str, label: str, example: Callable[[str], Path] | None = No
         return remote.open_url(name)
     if example is not None and name.startswith(EXAMPLE_PREFIX):
         return open_file(example(name), label)
-    return open_file(name, label)
+    return open_file(os.path.join(folder, name), label)
 
 
 def _with_targets(place: Place, targets: tuple[Target, ...] | None) -> Place:

@@ -49,14 +49,12 @@ class Outcome:
     """What came of a picture.
 
     Attributes:
-        work: the picture.
         record: of it; its status is `ok`, `failed` or `kept`.
         arrays: its maps in the numbers that are stored, where they wait for their shard.
         note: what the user should know besides.
         previews: JPEG bytes of the picture and of its overlays, where they were asked for.
     """
 
-    work: Work
     record: Record
     arrays: tuple[NDArray[Any], ...] = ()
     note: str | None = None
