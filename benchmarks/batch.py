@@ -64,13 +64,13 @@ def large_pictures(folder: Path, count: int) -> None:
         shutil.copy(folder / "0.jpg", folder / f"{number}.jpg")
 
 
-# Runs the command, and leaves its peak in the file named first.
+# Runs the command, and leaves its peak and its processor time in the file named first.
 CHILD = """
-import atexit, pathlib, sys
+import atexit, pathlib, sys, time
 file = pathlib.Path(sys.argv.pop(1))
 status = pathlib.Path("/proc/self/status")
 peak = lambda: next(l for l in status.read_text().splitlines() if l.startswith("VmHWM"))
-atexit.register(lambda: file.write_text(peak().split()[1]))
+atexit.register(lambda: file.write_text(f"{peak().split()[1]} {time.process_time()}"))
 from deepinside.cli.main import main
 main()
 """
@@ -87,7 +87,7 @@ def run(*arguments: str, name: str = "saliency") -> dict[str, Any]:
             raise SystemExit(done.stderr)
         return {
             "seconds": round(seconds, 1),
-            "peak_mb": round(int(peak.read()) / 1024),
+            "peak_mb": round(int(peak.read().split()[0]) / 1024),
             "summary": done.stderr.splitlines()[-1].partition("; results")[0],
         }
 

@@ -4,6 +4,9 @@ import gc
 import io
 import json
 import os
+import pickle
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -251,6 +254,80 @@ def test_what_is_read_of_an_archive_is_forgotten() -> None:
             if count % 50 == 0:
                 assert held() - before < 10
     assert count == 200
+
+
+def moved(found: Iterable[Item], folder: Path) -> list[bytes | str]:
+    """What pictures hold, or why they don't, for a process that is started in another folder."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    code = """
+import pickle, sys
+from deepinside.engine import EngineError
+def read(item):
+    try:
+        with item.open() as stream:
+            return stream.read()
+    except EngineError as error:
+        return str(error)
+sys.stdout.buffer.write(pickle.dumps([read(item) for item in pickle.load(sys.stdin.buffer)]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=cloudpickle.dumps(list(found)),
+        capture_output=True,
+        cwd=folder,
+        check=True,
+    )
+    contents: list[bytes | str] = pickle.loads(done.stdout)
+    return contents
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_pictures_by_place_can_be_read_anywhere(
+    ending: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr("deepinside.engine.batch.archives._IN_MEMORY", 500)
+    put("1.png")
+    members = [("a.png", jpeg(2)), ("a.cls", b"2"), ("b.png", b""), ("c.png", b"x" * 501)]
+    tar(f"s.{ending}", members, "w:gz" if ending == "tar.gz" else "w")
+    cells = [{"bytes": jpeg(seed), "path": None} for seed in range(5)]
+    cells += [{"bytes": None, "path": "1.png"}, None]
+    labels = [*range(5), 5, None]
+    table = arrow.table({"image": cells, "cls": labels})
+    parquet.write_table(table, "t.parquet", row_group_size=2)
+    parquet.write_table(arrow.table({"image": [b"y"]}), "u.parquet")
+    places = ["1.png", f"s.{ending}", "t.parquet", "u.parquet", "gone.png"]
+    with Sources(places, Path("out"), columns=Columns(target="cls")) as sources:
+        here, there = list(sources.items()), list(sources.items(by_place=True))
+    for one, other in zip(here, there, strict=True):
+        assert (one.name, one.stem, one.targets) == (other.name, other.stem, other.targets)
+    for item in [item for item in there if item.name == "u.parquet"]:
+        with pytest.raises(ImageError, match="no column 'cls'"):
+            item.open()
+    # The table's last picture is a path, relative to the folder where the job was begun.
+    *found, gone = there
+    expected = [jpeg(0), jpeg(2), b"", b"x" * 501, *map(jpeg, range(5)), jpeg(0)]
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    assert moved(found, elsewhere)[: len(expected)] == expected
+    with pytest.raises(FileNotFoundError):
+        gone.open()
+    # What is compressed has no places, and is sent; the rest is read where it is.
+    sent = len(pickle.dumps([item.open for item in there if item.name.endswith("::c.png")]))
+    assert (sent > 501) == (ending == "tar.gz")
+    parquet.write_table(arrow.table({"image": [b"y"]}), "t.parquet")
+    (*_, row) = (item for item in there if item.name == "t.parquet::4")
+    assert "t.parquet::4: can't be read" in moved([row], elsewhere)[0]
+
+
+@pytest.mark.parametrize("length", [512 * 5 + 100, 512 * 3 + 100])
+def test_archives_that_are_cut_short_by_place(length: int) -> None:
+    Path("cut.tar").write_bytes(tar("s.tar", [(f"{n}.png", jpeg(n)) for n in range(5)])[:length])
+    with Sources(["cut.tar"], Path("out")) as sources:
+        here, there = list(sources.items()), list(sources.items(by_place=True))
+    assert [item.name for item in here] == [item.name for item in there]
+    with pytest.raises(ImageError, match=r"the archive can't be read beyond its first \d"):
+        there[-1].open()
 
 
 def test_large_members_wait_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

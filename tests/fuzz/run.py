@@ -122,7 +122,12 @@ def listed(data: bytes) -> None:
 
 
 def tar(data: bytes) -> None:
-    pictures(tar_items("a.tar", lambda: io.BytesIO(data), Columns(target="cls"), shared=False))
+    def source() -> io.BytesIO:
+        return io.BytesIO(data)
+
+    for by_place in (False, True):
+        columns = Columns(target="cls")
+        pictures(tar_items("a.tar", source, columns, shared=False, by_place=by_place))
 
 
 def parquet(data: bytes) -> None:
@@ -130,7 +135,10 @@ def parquet(data: bytes) -> None:
         return refused(label, "is not asked for.")()
 
     source = partial(io.BytesIO, data)
-    pictures(parquet_items("a.parquet", source, Columns(target="t"), opened, shared=False))
+    for by_place in (False, True):
+        columns = Columns(target="t")
+        items = parquet_items("a.parquet", source, columns, opened, shared=False, by_place=by_place)
+        pictures(items)
 
 
 def manifest(data: bytes) -> None:
