@@ -256,6 +256,28 @@ def test_workers_that_are_killed_lose_nothing(form: str) -> None:
     same("there", "here")
 
 
+def test_a_machine_that_is_lost_loses_nothing() -> None:
+    from ray.cluster_utils import Cluster
+
+    run(*arguments("here"))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        lost, _ = (cluster.add_node(num_cpus=1) for _ in range(2))
+        cluster.wait_for_nodes()
+        there = [*arguments("there", "--batch-size", "1"), "--executor", "ray"]
+        command = [sys.executable, "-m", "deepinside.cli", *there, "--ray-address", cluster.address]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            while len(lines("there")) < 30:
+                time.sleep(0.002)
+            for parts in lost.all_processes.values():
+                for part in parts:
+                    part.process.kill()
+            assert process.wait() == 1  # for the bad picture
+    finally:
+        cluster.shutdown()
+    same("there", "here")
+
+
 def test_a_picture_that_kills_is_a_failure_and_no_end() -> None:
     run(*arguments("here"))
     job("there", lambda number, item: deadly(item) if number == 30 else item)
