@@ -196,8 +196,10 @@ def export(
         if options.get("autodiff") == "ort-training":
             raise click.UsageError("Triton can't run what --autodiff ort-training writes.")
         output = triton.model_file(classifier)
-        if task == "saliency":  # Triton has no optional inputs where it batches
+        if task == "saliency":
+            # Triton has no optional inputs where it batches, and joins requests of several clients.
             options.setdefault("target_input", "required")
+            options["mark_targets"] = True
     if output is None:
         raise click.UsageError("say where to: -o FILE.onnx, or --triton DIR.")
     if output.exists() and not overwrite:

@@ -41,14 +41,15 @@ def example_path(argument: str) -> Path:
     """The file of `example:NAME`.
 
     Raises:
-        click.UsageError: there is no such embedded picture.
+        SourceError: there is no such embedded picture.
     """
     from deepinside import models
+    from deepinside.engine.errors import SourceError
 
     name = argument.removeprefix(EXAMPLE_PREFIX)
     if name not in models.EXAMPLES:
         possible = ", ".join(EXAMPLE_PREFIX + known for known in models.EXAMPLES)
-        raise click.UsageError(f"there is no embedded picture {argument!r}; possible: {possible}.")
+        raise SourceError(argument, f"there is no such embedded picture; possible: {possible}.")
     return models.example(name)
 
 

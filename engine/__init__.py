@@ -18,6 +18,7 @@ from deepinside.engine.errors import (
     RuntimeConflictError,
     RuntimeMissingError,
     SettingError,
+    SourceError,
     TargetError,
     TaskError,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "SaliencyMap",
     "SettingError",
     "Snapshot",
+    "SourceError",
     "TargetError",
     "TaskError",
     "draw_boxes",

@@ -16,6 +16,7 @@ __all__ = [
     "RuntimeConflictError",
     "RuntimeMissingError",
     "SettingError",
+    "SourceError",
     "TargetError",
     "TaskError",
 ]
@@ -110,6 +111,19 @@ class TargetError(EngineError):
 
 class SettingError(EngineError):
     """An option has a value that is not possible."""
+
+
+class SourceError(SettingError):
+    """A name in the input means no picture.
+
+    Attributes:
+        reason: a sentence that goes on behind the name.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        """Prefix the reason with the name."""
+        self.reason = reason
+        super().__init__(f"{name}: {reason}")
 
 
 class RunError(EngineError):

@@ -18,7 +18,7 @@ from deepinside.exporters.gradient import backpropagate
 from deepinside.exporters.inner import InnerGraph, zeros_like
 from deepinside.exporters.lengths import vector
 from deepinside.exporters.stage import Stage
-from deepinside.exporters.targets import Target, select_target
+from deepinside.exporters.targets import Target, pick, select_target
 
 __all__ = ["GraphMethod", "average_gradients"]
 
@@ -103,7 +103,7 @@ class GraphMethod:
 
 
 def average_gradients(
-    stage: Stage, target: ir.Value | int, method: GraphMethod
+    stage: Stage, target: ir.Value | int, method: GraphMethod, *, mark: bool = False
 ) -> tuple[Target, dict[str, ir.Value]]:
     """Append the Loop.
 
@@ -111,6 +111,7 @@ def average_gradients(
         stage: an open classifier.
         target: the target input, or a fixed index.
         method: of the map.
+        mark: as in `select_target`.
 
     Returns:
         The target, chosen at the picture itself, and the values of `method.outputs`.
@@ -126,8 +127,7 @@ def average_gradients(
             "one with --preprocessing FILE.json."
         )
     table = stage.score_table()
-    selected = select_target(op, table, stage.scores.classes, target)
-    column = op.Unsqueeze(selected.index, [1])
+    selected = select_target(op, table, stage.scores.classes, target, mark=mark)
     difference = None if method.smooth else op.Sub(image, _baseline(stage, method))
 
     loop = InnerGraph(op, "loop")
@@ -150,7 +150,7 @@ def average_gradients(
         rounds = len(places)
     inner.shapes.record(point, op.shapes.known(image))
     scores = _copy_between(stage, image, table, point, inner)
-    score = inner.Squeeze(inner.GatherElements(scores, column, axis=1), [1])
+    score = pick(inner, scores, selected.column, selected.exists)
     gradient = backpropagate(
         inner, selected.seed, score=scores, image=point, relu=stage.options.relu
     )

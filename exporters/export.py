@@ -30,6 +30,7 @@ def export_saliency(
     output: str | Path,
     *,
     target_input: str = "optional",
+    mark_targets: bool = False,
     outputs: Sequence[str] | None = None,
     method: str | GraphMethod = "vanilla",
     preprocessing: Mapping[str, Any] | None = None,
@@ -46,6 +47,8 @@ def export_saliency(
             `timm:NAME`; `open_classifier` lists them.
         output: path of the file to write; see docs/file-contract.md for what is in it.
         target_input: `optional` (default top-1), `required` or `fixed:INDEX`.
+        mark_targets: a target that is no class gives the score NaN and a map of zeros; otherwise
+            runtimes that check indices fail, and the whole batch with them.
         outputs: which of `score`, `target_index`, `gradient`, `saliency` to write; None for all.
             With a method, `attribution` stands in place of `gradient`, and integrated gradients
             have `completeness_gap` and `baseline_score` too.
@@ -84,10 +87,10 @@ def export_saliency(
     )
     extra: dict[str, str] = {"target_input": target_input}
     if isinstance(averaged, GraphMethod):
-        selected, results = average_gradients(stage, target, averaged)
+        selected, results = average_gradients(stage, target, averaged, mark=mark_targets)
         extra["method"] = json.dumps(averaged.settings)
     else:
-        selected, gradient = stage.differentiate(target)
+        selected, gradient = stage.differentiate(target, mark=mark_targets)
         results = {"gradient": gradient, "saliency": stage.saliency(gradient)}
     results |= {"score": stage.like_image(selected.score), "target_index": selected.index}
     for part in outputs:

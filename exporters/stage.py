@@ -258,11 +258,18 @@ class Stage:
         """What is to be explained, `(N, K)`: unnormalised scores or probabilities."""
         return score_table(self.op, self.scores, self.options.score)
 
-    def differentiate(self, target: ir.Value | int) -> tuple[Target, ir.Value]:
-        """The target's score, and its gradient with respect to the image."""
+    def differentiate(
+        self, target: ir.Value | int, *, mark: bool = False
+    ) -> tuple[Target, ir.Value]:
+        """The target's score, and its gradient with respect to the image.
+
+        Args:
+            target: as in `select_target`.
+            mark: as there.
+        """
         op = self.op
         table = self.score_table()
-        selected = select_target(op, table, self.scores.classes, target)
+        selected = select_target(op, table, self.scores.classes, target, mark=mark)
         image = self.image.value
         seed = self.scaled(selected.seed)
         forward = list(op.graph)

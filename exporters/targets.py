@@ -8,7 +8,7 @@ import onnx_ir as ir
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.errors import ExportError
 
-__all__ = ["Target", "add_target_input", "select_mix", "select_target"]
+__all__ = ["Target", "add_target_input", "pick", "select_mix", "select_target"]
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,17 @@ class Target:
 
     Attributes:
         index: int64 `(N,)`.
+        column: int64 `(N, 1)`, where the score table is read.
         score: `(N,)`, the entry of the score table.
         seed: `(N, K)`, 1 at the target: the cotangent of the score table.
+        exists: bool `(N, 1)`, whether the index is a class; None where that is not looked at.
     """
 
     index: ir.Value
+    column: ir.Value
     score: ir.Value
     seed: ir.Value
+    exists: ir.Value | None = None
 
 
 def add_target_input(op: Builder, name: str, *, optional: bool) -> ir.Value:
@@ -36,7 +40,9 @@ def add_target_input(op: Builder, name: str, *, optional: bool) -> ir.Value:
     return value
 
 
-def select_target(op: Builder, table: ir.Value, classes: int, target: ir.Value | int) -> Target:
+def select_target(
+    op: Builder, table: ir.Value, classes: int, target: ir.Value | int, *, mark: bool = False
+) -> Target:
     """Resolve the target against the score table.
 
     Args:
@@ -44,6 +50,8 @@ def select_target(op: Builder, table: ir.Value, classes: int, target: ir.Value |
         table: scores `(N, K)`.
         classes: K.
         target: the target input (negative: top-1), or a fixed index.
+        mark: an index that is no class gives the score NaN and an empty seed, so a gradient of
+            zeros; otherwise runtimes that check indices fail.
 
     Raises:
         ExportError: a fixed index is not a class.
@@ -58,12 +66,24 @@ def select_target(op: Builder, table: ir.Value, classes: int, target: ir.Value |
         # Negative means top-1, also for a classifier's client that passes no target at all.
         top = op.ArgMax(table, axis=1, keepdims=0)
         index = op.Where(op.Less(target, 0), top, target)
-    column = op.Unsqueeze(index, [1])
-    score = op.Squeeze(op.GatherElements(table, column, axis=1), [1])
+    asked = column = op.Unsqueeze(index, [1])
+    exists = None
+    if mark and not isinstance(target, int):
+        exists = op.Less(asked, classes)
+        column = op.Where(exists, asked, 0)
+    score = pick(op, table, column, exists)
     # Not OneHot: it leaves the device on several runtimes.
-    seed = op.mask(op.Equal(column, np.arange(classes)[None, :]), table)
+    seed = op.mask(op.Equal(asked, np.arange(classes)[None, :]), table)
     op.shapes.record(seed, op.shapes.known(table))
-    return Target(index, score, seed)
+    return Target(index, column, score, seed, exists)
+
+
+def pick(op: Builder, table: ir.Value, column: ir.Value, exists: ir.Value | None) -> ir.Value:
+    """One entry of each row of a table `(N, K)`, as `(N,)`; NaN where its class does not exist."""
+    entry = op.GatherElements(table, column, axis=1)
+    if exists is not None:
+        entry = op.Where(exists, entry, op.constant(np.array(np.nan), table.dtype))
+    return op.Squeeze(entry, [1])
 
 
 def select_mix(
@@ -87,4 +107,4 @@ def select_mix(
     chosen = op.mask(op.Equal(op.Unsqueeze(target, [2]), np.arange(classes)[None, None, :]), table)
     seed = op.reduce("ReduceSum", op.Mul(chosen, op.Unsqueeze(weights, [2])), [1], keepdims=False)
     op.shapes.record(seed, op.shapes.known(table))
-    return Target(target, score, seed)
+    return Target(target, target, score, seed)

@@ -4,11 +4,7 @@ import errno
 import io
 import json
 import os
-import random
-import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from engine_fixtures import write
+from kills import job_of, kills, lines, records
 from PIL import Image
 
 from deepinside.cli.main import cli
@@ -25,36 +22,6 @@ from deepinside.engine.batch import Manifest, restored
 
 PICTURES = 150
 KILLS = 20
-
-# Imports everything once. Each line on stdin is a run in a fork, which is killed so many seconds
-# after its manifest has so many lines; without a number it runs to its end.
-SERVER = """
-import os, signal, sys, time
-from pathlib import Path
-import onnxruntime, numpy, PIL.Image, cmap, deepinside.engine.batch.shards
-from deepinside.cli.main import cli
-from deepinside.cli.stopping import stoppable
-print("ready", flush=True)
-for line in sys.stdin:
-    lines, seconds, manifest, *arguments = line.rstrip("\\n").split("\\t")
-    child = os.fork()
-    if not child:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        try:
-            cli(arguments)
-        except SystemExit as end:
-            os._exit(end.code)
-    def ended():
-        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    def listed():
-        return Path(manifest).read_bytes().count(b"\\n") if Path(manifest).exists() else 0
-    if lines:
-        while not ended() and listed() < int(lines):
-            time.sleep(0.001)
-        time.sleep(float(seconds))
-        os.kill(child, signal.SIGKILL)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -79,53 +46,14 @@ def run(*more: str, code: int = 0) -> Result:
     return result
 
 
-def lines(output: str) -> list[bytes]:
-    file = Path(output, "manifest.jsonl")
-    return file.read_bytes().splitlines(keepends=True) if file.exists() else []
-
-
-# Moments are counted in lines of the manifest, so that they don't depend on the machine's speed,
-# and a little time after; those without a line more fall into the beginning of a run.
 @pytest.mark.parametrize("form", ["files", "npz"])
 def test_killed_at_any_moment(form: str) -> None:
     options = ("--format", form, "--shard-size", "5")
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
-
-        def job(output: str, more_lines: int | None = None, seconds: float = 0) -> int:
-            until = "" if more_lines is None else str(len(lines(output)) + more_lines)
-            moment = [until, str(seconds), f"{output}/manifest.jsonl"]
-            command = [*moment, *arguments(output, *options, "--resume")]
-            server.stdin.write("\t".join(command) + "\n")
-            server.stdin.flush()
-            return int(server.stdout.readline())
-
+    with job_of("saliency", "-m", "m.onnx", "in", "-t", "0", "-q", *options) as job:
         assert job("whole") == 1  # for the bad picture
-        moments = random.Random(0)
-        killed, progress = 0, set()
-        while killed < KILLS:
-            code = job("out", moments.randrange(12), moments.uniform(0, 0.05))
-            killed += code == -signal.SIGKILL
-            *earlier, _ = [*lines("out"), b""]
-            assert all(json.loads(line) for line in earlier if line.endswith(b"\n"))
-            progress.add(len(earlier))
-            if code != -signal.SIGKILL:  # all was done before the moment: once more from nothing
-                assert code == 1
-                shutil.rmtree("out")
-        assert len(progress) > KILLS // 2
-        assert job("out") == 1
-        server.stdin.close()
-    found, expected = (
-        sorted(map(json.loads, lines(name)), key=lambda r: r["input"]) for name in ("out", "whole")
-    )
+        progress = {len(listed) for listed in kills(job, KILLS, most_lines=12)}
+    assert len(progress) > KILLS // 2
+    found, expected = records("out"), records("whole")
     assert len(found) == PICTURES + 1
     assert sorted(os.listdir("out")) == sorted(os.listdir("whole"))
     for one, other in zip(found, expected, strict=True):

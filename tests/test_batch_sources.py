@@ -5,10 +5,11 @@ import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -381,6 +382,66 @@ def test_urls() -> None:
         assert "4 kept" in run("memory://p", "memory://t.tar", local).stderr
     finally:
         memory.store.clear()
+
+
+# What means no picture, and what is said of it.
+NO_PICTURES = {
+    "empty": r"holds no pictures \(\.bmp ",
+    "example:nothing": "there is no such embedded picture; possible: example:",
+    "memory://empty": r"holds no pictures \(\.bmp ",
+    "memory://torn": r"can't be read \(ConnectionError: torn\)",
+    "nosuch://x.png": r"can't be read \(ValueError: Protocol not known: nosuch\)",
+    "zip://1.png::file://gone.zip": r"can't be read \(FileNotFoundError: .*gone\.zip",
+}
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    Path("empty/below").mkdir(parents=True)
+    for name in ("/empty/notes.txt", "/torn/1.png"):
+        memory.pipe(name, b"x")
+    walk = type(memory).walk
+
+    def torn(self: Any, path: str, **options: Any) -> Iterator[Any]:
+        yield from walk(self, path, **options)
+        if path == "/torn":
+            raise ConnectionError("torn")
+
+    monkeypatch.setattr(type(memory), "walk", torn)
+    yield
+    memory.store.clear()
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("form", ["text", "standard input", "csv", "jsonl"])
+def test_a_line_that_means_no_picture_stops_nothing(form: str) -> None:
+    put("1.png", "2.png")
+    lines = ["1.png", *NO_PICTURES, "2.png"]
+    text = "\n".join(lines).encode()
+    Path("l.txt").write_bytes(text)
+    Path("l.csv").write_bytes(b"image\n" + text)
+    Path("l.jsonl").write_text("\n".join(json.dumps({"image": line}) for line in lines))
+    argument = {"text": "@l.txt", "standard input": "-", "csv": "@l.csv", "jsonl": "@l.jsonl"}[form]
+    result = run(argument, "-t", "0", code=1, stdin=text)
+    found = records()
+    assert found.pop("memory:///torn/1.png")["status"] == "failed"  # found before it tore
+    assert sorted(found) == sorted(lines)
+    assert [name for name, record in found.items() if record["status"] == "ok"] == lines[::7]
+    for name, reason in NO_PICTURES.items():
+        assert re.match(f"{re.escape(name)}: {reason}", found[name]["error"])
+    assert "2 done, 0 kept, 7 failed" in result.stderr
+    assert "0 done, 2 kept, 7 failed" in run(argument, "-t", "0", code=1, stdin=text).stderr
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("name", NO_PICTURES)
+def test_an_argument_that_means_no_picture_is_a_usage_error(name: str) -> None:
+    put("1.png")
+    assert re.search(
+        f"Error: {re.escape(name)}: {NO_PICTURES[name]}", run("1.png", name, code=2).stderr
+    )
+    assert not Path("out").exists()
 
 
 def test_the_engine_takes_bytes_and_open_files(folder: Path) -> None:

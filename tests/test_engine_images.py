@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from deepinside.engine import ImageError, Picture, Preprocessing, load_picture
 from deepinside.engine import decode as decode_module
@@ -106,11 +106,58 @@ def test_other_colour_spaces(mode: str) -> None:
     assert pixels.min() >= 254
 
 
-def test_cmyk_jpeg(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=100)
-    pixels = load_picture(path).pixels
-    assert pixels[..., 0].min() > 250
-    assert pixels[..., 1:].max() < 5
+def inks() -> Image.Image:
+    """Red, and a dark cyan."""
+    image = Image.new("CMYK", (32, 16), (0, 255, 255, 0))
+    image.paste((255, 0, 0, 64), (16, 0, 32, 16))
+    return image
+
+
+@pytest.mark.parametrize("name", ["marked.jpg", "bare.jpg", "inks.tif"])
+def test_cmyk(tmp_path: Path, name: str) -> None:
+    """JPEG pictures of inks are taken for inverted with and without Adobe's marker."""
+    path = saved(tmp_path / name, inks(), quality=100)
+    if name == "bare.jpg":
+        content = path.read_bytes()
+        marker = content.index(b"\xff\xee\0\x0eAdobe")
+        path.write_bytes(content[:marker] + content[marker + 16 :])
+    pixels = load_picture(path).pixels.astype(int)
+    for place, colour in ((8, (255, 0, 0)), (24, (0, 191, 191))):
+        np.testing.assert_allclose(pixels[8, place], colour, atol=4)
+    other = pytest.importorskip("cv2").imread(str(path))[..., ::-1]
+    np.testing.assert_allclose(pixels, other, atol=4)
+
+
+def exchanging_profile() -> bytes:
+    """That of sRGB with red and blue exchanged: nobody can overlook where it is applied."""
+    usual = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    red, blue = usual.index(b"rXYZ"), usual.index(b"bXYZ")
+    changed = bytearray(usual)
+    changed[red : red + 4], changed[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    applied = ImageCms.profileToProfile(
+        Image.new("RGB", (1, 1), (200, 50, 20)), io.BytesIO(changed), io.BytesIO(usual)
+    )
+    assert applied is not None
+    assert applied.getpixel((0, 0)) == (20, 50, 200)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [
+        *(("RGB", ending) for ending in ("png", "jpg", "tif", "webp")),
+        ("CMYK", "jpg"),
+        ("CMYK", "tif"),
+    ],
+)
+def test_colour_profiles_are_ignored(tmp_path: Path, mode: str, ending: str) -> None:
+    image, profile = inks().convert(mode), exchanging_profile()
+    path = saved(tmp_path / f"a.{ending}", image, icc_profile=profile)
+    with Image.open(path) as opened:
+        assert opened.info["icc_profile"] == profile
+        np.testing.assert_array_equal(load_picture(path).pixels, opened.convert("RGB"))
+    bare = saved(tmp_path / f"b.{ending}", image)
+    np.testing.assert_array_equal(load_picture(path).pixels, load_picture(bare).pixels)
 
 
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from deepinside.engine.batch.lists import Columns, parse_targets
 from deepinside.engine.batch.parquet import parquet_items
 from deepinside.engine.contract import parse_contract
 from deepinside.engine.decode import ImageFile, load_picture
-from deepinside.engine.errors import ImageError
+from deepinside.engine.errors import ImageError, SettingError
 from deepinside.engine.files import load_array, load_member
 from deepinside.engine.targets import find_class
 
@@ -47,6 +47,21 @@ def test_one_line_of_a_list_fails(
     assert load_picture(ImageFile(good.name, good.open)).size == (3, 4)
     with pytest.raises(ImageError, match=LINES[name][1]):
         load_picture(ImageFile(bad.name, bad.open))
+
+
+def test_a_quotation_mark_that_nothing_closes(tmp_path: Path) -> None:
+    lines = ["a.png", '"b.png', *["c.png"] * 30_000, 'd"', "e.png", '"f ""g"" .png"']
+    (tmp_path / "t.csv").write_text("image\n" + "\n".join(lines))
+    with Sources([f"@{tmp_path}/t.csv"], tmp_path / "out") as sources:
+        good, bad, *rest = sources.items()
+    assert good.name == "a.png"
+    assert bad.name == f"{tmp_path}/t.csv:3"
+    with pytest.raises(ImageError, match=r"up to line 2\d{4} \(field larger than field limit"):
+        bad.open()
+    assert [item.name for item in rest] == ["c.png", 'd"', "e.png", 'f "g" .png']
+    (tmp_path / "head.csv").write_text('"' + "x" * 200_000)
+    with pytest.raises(SettingError, match=r"the head of .*head\.csv can't be read: field larger"):
+        Sources([f"@{tmp_path}/head.csv"], tmp_path / "out")
 
 
 def test_targets_that_are_none() -> None:

@@ -4,10 +4,7 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from engine_fixtures import Hill, write
+from kills import job_of, kills
 from PIL import Image
 
 from deepinside.cli.main import cli
@@ -174,36 +172,32 @@ def coco(output: str = "out") -> list[Any]:
     return found
 
 
-def test_lists_of_boxes_after_a_kill() -> None:
-    """Killed for good, the lines tell of pictures that are listed; going on gives all boxes."""
-    run("localize", "in", "-o", "whole")
-    command = [sys.executable, "-m", "deepinside.cli", *COMMANDS["localize"], "in"]
-    with subprocess.Popen(
-        [*command, "--batch-size", "1"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as job:
-        deadline = time.monotonic() + 60
-        while not Path("out/boxes.jsonl").exists() or not Path("out/boxes.jsonl").stat().st_size:
-            assert time.monotonic() < deadline
-            assert job.poll() is None
-            time.sleep(0.005)
-        job.kill()
-    listed = records()
-    found = lines("boxes.jsonl")
-    assert 0 < len(found) <= len(listed)
-    assert {line["input"] for line in found} <= listed.keys()
-    run("localize", "in", "--resume")
-
-    def ordered(output: str) -> list[Any]:
-        return sorted(lines("boxes.jsonl", output), key=lambda line: line["input"])
-
-    assert ordered("out") == ordered("whole")
-    assert sorted(item["image_id"] for item in coco()) == sorted(
-        item["image_id"] for item in coco("whole")
-    )
+@pytest.mark.parametrize("command", COMMANDS)
+def test_killed_at_any_moment(command: str) -> None:
+    """Going on ends with the results of an undisturbed run; boxes are always those of a record."""
+    Path("many").mkdir()
+    for seed in range(24):
+        Path(f"many/{seed:02d}.png").write_bytes(png(seed))
+    Path("many/bad.png").write_bytes(b"x")
+    progress = set()
+    with job_of(*COMMANDS[command], "many", "-q", "--batch-size", "3") as job:
+        assert job("whole") == 1  # for the bad picture
+        for listed in kills(job, 10, most_lines=6):
+            progress.add(len(listed))
+            if command == "localize" and Path("out/boxes.jsonl").exists():
+                boxes = {line["input"] for line in lines("boxes.jsonl")}
+                assert boxes <= {record["input"] for record in listed}
+    assert len(progress) > 5
+    assert records("out") == records("whole")
     assert sorted(os.listdir("out")) == sorted(os.listdir("whole"))
+    for path in Path("whole").iterdir():
+        found = Path("out", path.name)
+        if path.suffix == ".png":
+            assert found.read_bytes() == path.read_bytes()
+        elif path.suffix == ".json":
+            assert json.loads(found.read_text()) == json.loads(path.read_text())
+    if command == "localize":
+        assert lines("boxes.jsonl") == lines("boxes.jsonl", "whole")
 
 
 def test_a_run_mends_the_lists_when_it_begins() -> None:

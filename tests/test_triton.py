@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from engine_fixtures import Recipe, write
 from google.protobuf import text_format
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from record_cases import SMALL as RECORD
 from tritonclient.grpc import model_config_pb2
 
@@ -199,6 +200,30 @@ def test_joined_requests_are_answered_like_single_ones(embedded: Path) -> None:
     np.testing.assert_allclose(together[0]["saliency"][0], expected.saliency, atol=1e-4)
 
 
+def is_marked(answer: dict[str, NDArray[Any]], asked: int) -> bool:
+    """Whether one row says that its target is no class."""
+    assert np.isnan(answer["score"]).all()
+    assert answer["target_index"].tolist() == [[asked]]
+    maps = [answer[name] for name in ("gradient", "attribution", "saliency") if name in answer]
+    return len(maps) == 2 and not any(map(np.any, maps))
+
+
+def test_a_target_that_is_no_class_spoils_no_other_request(embedded: Path) -> None:
+    config, run = loaded(embedded)
+    pictures = np.random.default_rng(0).standard_normal((3, 1, 3, 224, 224)).astype(np.float32)
+    requests = [
+        {"image": picture, "target": np.array([[target]])}
+        for picture, target in zip(pictures, (7, 1000, -1), strict=True)
+    ]
+    answers = serve(config, run, requests)
+    assert is_marked(answers[1], 1000)
+    for place in (0, 2):
+        (alone,) = serve(config, run, [requests[place]])
+        for name, values in alone.items():
+            top = np.abs(values).max()
+            np.testing.assert_allclose(answers[place][name], values, atol=1e-4 * top, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("tensor", "dims", "complaint"),
     [
@@ -240,6 +265,48 @@ SALIENCY: dict[str, dict[str, Any]] = {
     },
     "layer": {"target_input": "required", "layer": "r"},
 }
+
+
+MARKED: dict[str, dict[str, Any]] = {
+    **{name: SALIENCY[name] for name in ("required", "smoothgrad", "integrated", "layer")},
+    "probability": {"score": "probability"},
+    "float16": {"precision": "float16"},
+    "optional": {"target_input": "optional"},
+    "cuda": {"optimize_for": "cuda"},
+}
+CLASSES = {"layer": 8}
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_targets_that_are_no_class_are_marked(tmp_path: Path, name: str) -> None:
+    """Only they: the rows beside them are those of a usual file, which fails as a whole."""
+    options = {"target_input": "required", **MARKED[name]}
+    usual, marked = (
+        session(
+            put(tmp_path / str(mark), export_saliency, classifier(), mark_targets=mark, **options)
+            / "1"
+            / "model.onnx"
+        )
+        for mark in (False, True)
+    )
+    image = np.random.default_rng(3).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    asked = np.array([1, CLASSES.get(name, 5), 10**12, -1])
+    with pytest.raises(Fail, match="GatherElements"):
+        usual.run(None, {"image": image, "target": asked})
+    outputs = [item.name for item in usual.get_outputs()]
+    assert [item.name for item in marked.get_outputs()] == outputs
+    expected = usual.run(None, {"image": image, "target": np.array([1, 0, 0, -1])})
+    found = marked.run(None, {"image": image, "target": asked})
+    for output, one, other in zip(outputs, found, expected, strict=True):
+        np.testing.assert_allclose(one[[0, 3]], other[[0, 3]], rtol=1e-5, atol=1e-6)
+        if output == "target_index":
+            assert one[1:3].tolist() == asked[1:3].tolist()
+        elif output in ("score", "completeness_gap", "baseline_score"):
+            assert np.isnan(one[1:3]).all()
+        elif output in ("gradient", "attribution", "saliency"):
+            assert not one[1:3].any()
+        else:  # the classifier's own
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", SALIENCY)

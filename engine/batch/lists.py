@@ -142,10 +142,19 @@ def _csv(stream: BinaryIO, name: str, columns: Columns, delimiter: str) -> Itera
         known = [column for column in reader.fieldnames or () if column]
         image = columns.image_in(known, name)
         target = columns.target_in(known, name)
-        for row in reader:
-            yield _row(row, image, target, f"{name}:{reader.line_num}")
+        while True:
+            begun = reader.reader.line_num + 1
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:  # a quotation mark that nothing closes, above all
+                reason = f"can't be read, up to line {reader.reader.line_num} ({error})."
+                yield Row(f"{name}:{begun}", reason=reason)
+            else:
+                yield _row(row, image, target, f"{name}:{reader.line_num}")
     except csv.Error as error:
-        raise SettingError(f"{name} can't be read, line {reader.line_num}: {error}.") from error
+        raise SettingError(f"the head of {name} can't be read: {error}.") from error
     finally:
         text.detach()  # whoever opened the stream closes it
 

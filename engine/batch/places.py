@@ -13,7 +13,7 @@ from typing import Literal
 
 from deepinside.engine.batch import remote
 from deepinside.engine.batch.items import Target
-from deepinside.engine.errors import SettingError
+from deepinside.engine.errors import SettingError, SourceError
 
 __all__ = ["PICTURE_ENDINGS", "Kind", "Place", "kind_of", "places_of"]
 
@@ -64,7 +64,7 @@ def places_of(
         skipped: called with what is not followed or not a picture.
 
     Raises:
-        SettingError: it means no picture.
+        SourceError: it means no picture.
     """
     if remote.is_url(name):
         found = remote.find(name, patterns=patterns)
@@ -74,19 +74,16 @@ def places_of(
         matches = (
             Place(match, kind_of(match)) for match, inside in found if _wanted(match, inside)
         )
-        yield from _some(matches, f"{name} holds no pictures ({_endings()}).")
+        yield from _some(matches, _no_pictures(name))
         return
     name = str(Path(name))
     if os.path.isdir(name):
-        yield from _some(
-            _in_folder(name, output, skipped),
-            f"the folder {name} holds no pictures ({_endings()}).",
-        )
+        yield from _some(_in_folder(name, output, skipped), _no_pictures(name))
     elif patterns and not os.path.lexists(name) and glob.has_magic(name):
         anchor = Path(name).anchor
         parts = list(Path(name).parts[1 if anchor else 0 :])
         matches = (Place(match, kind_of(match)) for match in _matches(anchor, parts, skipped))
-        yield from _some(matches, f"no file matches {name!r}.")
+        yield from _some(matches, SettingError(f"no file matches {name!r}."))
     else:
         yield Place(name, kind_of(name))
 
@@ -96,17 +93,17 @@ def _wanted(name: str, inside: bool) -> bool:
     return not inside or Path(name).suffix.lower() in PICTURE_ENDINGS
 
 
-def _endings() -> str:
-    return " ".join(sorted(PICTURE_ENDINGS))
+def _no_pictures(name: str) -> SourceError:
+    return SourceError(name, f"holds no pictures ({' '.join(sorted(PICTURE_ENDINGS))}).")
 
 
-def _some(places: Iterator[Place], complaint: str) -> Iterator[Place]:
+def _some(places: Iterator[Place], otherwise: SettingError) -> Iterator[Place]:
     none = True
     for place in places:
         none = False
         yield place
     if none:
-        raise SettingError(complaint)
+        raise otherwise
 
 
 def _in_folder(folder: str, output: Path, skipped: Callable[[str], None]) -> Iterator[Place]:

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
-from deepinside.engine.errors import ImageError, PackageMissingError, SettingError
+from deepinside.engine.errors import ImageError, PackageMissingError, SourceError
 
 __all__ = ["find", "is_url", "open_url"]
 
@@ -27,18 +28,16 @@ def find(url: str, *, patterns: bool) -> Iterator[tuple[str, bool]] | None:
         (URL, whether it was found inside a folder).
 
     Raises:
-        SettingError: the protocol is not known, or the place can't be read.
+        SourceError: the protocol is not known, or the place can't be read.
         PackageMissingError: fsspec or a plug-in of it is missing.
     """
-    system, path = _system(url)
-    try:
+    with _reading(url):
+        system, path = _system(url)
         if system.isdir(path):
             return _in_folder(system, path, url)
         if patterns and "*" in path and not system.exists(path):
             matches = system.glob(path)
             return ((_full(system, match, url), False) for match in sorted(matches))
-    except Exception as error:  # see open_url
-        raise SettingError(f"{url} can't be read ({_words(error)}).") from error
     return None
 
 
@@ -49,16 +48,24 @@ def open_url(url: str) -> BinaryIO:
         ImageError: they can't be read.
     """
     try:
-        system, path = _system(url)
-        return cast(BinaryIO, system.open(path, "rb"))
-    except FileNotFoundError:
-        raise ImageError(url, "there is no such file.") from None
+        with _reading(url):
+            system, path = _system(url)
+            return cast(BinaryIO, system.open(path, "rb"))
+    except SourceError as error:
+        gone = isinstance(error.__cause__, FileNotFoundError)
+        raise ImageError(url, "there is no such file." if gone else error.reason) from error
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[None]:
+    """Plug-ins raise what their own libraries raise, which has no base class in common."""
+    try:
+        yield
     except PackageMissingError:
         raise
     except Exception as error:
-        # Plug-ins raise what their own libraries raise, which has no base class in common; one
-        # picture that can't be fetched must not end the job.
-        raise ImageError(url, f"can't be read ({_words(error)}).") from error
+        words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise SourceError(url, f"can't be read ({words}).") from error
 
 
 def _system(url: str) -> tuple[Any, str]:
@@ -75,24 +82,19 @@ def _system(url: str) -> tuple[Any, str]:
         raise PackageMissingError(
             error.name or "", f"{url} needs a package that is not installed: {error}."
         ) from error
-    except ValueError as error:
-        raise SettingError(f"{url} can't be read: {error}.") from error
     return system, str(path)
 
 
 def _in_folder(system: Any, path: str, url: str) -> Iterator[tuple[str, bool]]:
-    for folder, _, files in system.walk(path):
-        for name in files:
-            hidden = f"{folder}/{name}".removeprefix(path).lstrip("/")
-            if not any(part.startswith(".") for part in hidden.split("/")):
-                yield _full(system, f"{folder}/{name}", url), True
+    with _reading(url):  # folders are read as they come
+        for folder, _, files in system.walk(path):
+            for name in files:
+                hidden = f"{folder}/{name}".removeprefix(path).lstrip("/")
+                if not any(part.startswith(".") for part in hidden.split("/")):
+                    yield _full(system, f"{folder}/{name}", url), True
 
 
 def _full(system: Any, path: str, url: str) -> str:
     """The URL of a path; a chain such as `zip://*::file://a.zip` keeps its other links."""
     chain = url.partition("::")[2]
     return str(system.unstrip_protocol(path)) + (f"::{chain}" if chain else "")
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +21,12 @@ from typing import BinaryIO, Self
 from deepinside.engine.batch import remote
 from deepinside.engine.batch.archives import tar_items
 from deepinside.engine.batch.items import Item, Target, open_file, refused
-from deepinside.engine.batch.lists import Columns, read_list
+from deepinside.engine.batch.lists import Columns, Row, read_list
 from deepinside.engine.batch.names import plain_stem
 from deepinside.engine.batch.parquet import parquet_items
 from deepinside.engine.batch.places import Place, places_of
 from deepinside.engine.batch.scratch import Scratch
-from deepinside.engine.errors import SettingError
+from deepinside.engine.errors import SettingError, SourceError
 
 __all__ = ["EXAMPLE_PREFIX", "Sources", "open_place"]
 
@@ -66,12 +66,13 @@ class Sources:
                 and embedded pictures.
             output: folder of results, which is left out.
             columns: of tables and lists; None for the usual ones.
-            example: the file of an embedded picture's argument.
+            example: the file of an embedded picture's argument; raises SourceError for none.
             stdin: standard input; None for this program's.
             go_on: asked now and then; where it says no, the rest is left out.
 
         Raises:
-            SettingError: an argument means no picture, or a list can't be read.
+            SettingError: an argument means no picture, or a list can't be read; a line of a list
+                that means no picture is an item that can't be opened.
             PackageMissingError: an argument needs a package that is not installed.
         """
         self.columns = columns or Columns()
@@ -139,25 +140,32 @@ class Sources:
                 yield Item(name, _stem(name), opener, chosen, bool(shared))
 
     def _places(self, argument: str, number: int) -> Iterator[tuple[_Argument, Place]]:
-        find = partial(places_of, output=self._output, skipped=self._skip)
         if argument != "-" and not argument.startswith("@"):
-            for place in self._example_place(argument) or find(argument, patterns=True):
+            for place in self._found(argument, patterns=True):
                 yield _Argument(number), place
             return
         name = argument.removeprefix("@")
         with self._open_list(name) as stream:
             for line, row in enumerate(read_list(stream, name, self.columns)):
-                if row.reason is not None:
-                    yield _Argument(number, line), Place(row.name, "refused", reason=row.reason)
-                    continue
-                for place in self._example_place(row.name) or find(row.name, patterns=False):
-                    yield _Argument(number, line), _with_targets(place, row.targets)
+                for place in self._row_places(row):
+                    yield _Argument(number, line), place
 
-    def _example_place(self, name: str) -> list[Place] | None:
-        if not name.startswith(EXAMPLE_PREFIX) or self._example is None:
-            return None
-        self._example(name)  # which raises where there is none
-        return [Place(name, "picture")]
+    def _row_places(self, row: Row) -> Iterator[Place]:
+        """The places of a line; one that means no picture is refused, and ends nothing."""
+        if row.reason is not None:
+            yield Place(row.name, "refused", reason=row.reason)
+            return
+        try:
+            for place in self._found(row.name, patterns=False):
+                yield Place(place.name, place.kind, row.targets, place.reason)
+        except SourceError as error:
+            yield Place(row.name, "refused", reason=error.reason)
+
+    def _found(self, name: str, *, patterns: bool) -> Iterable[Place]:
+        if self._example is not None and name.startswith(EXAMPLE_PREFIX):
+            self._example(name)  # which raises where there is none
+            return [Place(name, "picture")]
+        return places_of(name, self._output, patterns=patterns, skipped=self._skip)
 
     def _open_list(self, name: str) -> AbstractContextManager[BinaryIO]:
         if name == "-":
@@ -229,10 +237,6 @@ def open_place(
     if example is not None and name.startswith(EXAMPLE_PREFIX):
         return open_file(example(name), label)
     return open_file(os.path.join(folder, name), label)
-
-
-def _with_targets(place: Place, targets: tuple[Target, ...] | None) -> Place:
-    return Place(place.name, place.kind, targets, place.reason)
 
 
 def _identity(place: Place) -> str:
