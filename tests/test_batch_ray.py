@@ -27,11 +27,8 @@ from deepinside.engine.batch.worker import Block, Task, Worker
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra [ray])")
 pytest.importorskip("ray.data")
-pytestmark = [
-    pytest.mark.xdist_group("ray"),
-    # Ray's own: files that it leaves to the collector, its coming versions.
-    pytest.mark.filterwarnings("ignore"),
-]
+# Ray's own: files that it leaves to the collector, its coming versions.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 PICTURES = 150
 BAD = 7
@@ -252,7 +249,7 @@ def test_workers_that_are_killed_lose_nothing(form: str) -> None:
 
     told = job("there", lambda number, item: slow(item), form=form, seen=kill)
     assert len(set(killed)) >= 2
-    assert len(told) == PICTURES
+    assert [record["input"] for record in told] == sorted(records("here"))  # in their order
     same("there", "here")
 
 
@@ -321,7 +318,8 @@ def test_a_killed_job_goes_on(address: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_what_is_in_flight(address: str, number: int) -> None:
-    there = [*arguments("there", "--batch-size", "1"), "--executor", "ray"]
+    slow = ("--batch-size", "1", "--method", "smoothgrad", "--samples", "500")
+    there = [*arguments("there", *slow), "--executor", "ray"]
     command = [sys.executable, "-m", "deepinside.cli", *there, "--ray-address", address]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while len(lines("there")) < 5:
@@ -332,7 +330,7 @@ def test_a_signal_finishes_what_is_in_flight(address: str, number: int) -> None:
     assert "go on with: deepinside saliency -m m.onnx in" in errors
     assert "Traceback" not in errors
     done = len(lines("there"))
-    assert 5 <= done < PICTURES
+    assert 5 <= done < 100  # the first window has 128 pictures
     assert len(list(Path("there").glob("*.npy"))) == done - (done > BAD)
     assert not list(Path("there").glob(".*"))
 

@@ -110,7 +110,7 @@ def run_on_cluster(
             first += len(block)
 
     waiting = blocks()
-    limit = _BLOCKS * cluster.workers
+    limit = min(_BLOCKS * cluster.workers, _WINDOW)
     try:
         while go_on() and (window := _window(waiting, limit)):
             alone: list[_Packed] = []
@@ -177,6 +177,7 @@ def _results(
     rows = [pyarrow.table({"block": [packed.content]}) for packed in window]
     for packed in window:
         packed.content = b""  # the cluster has it
+    by_number = {packed.block.number: packed for packed in window}
     results = data.from_blocks(rows).map(
         Worker,
         fn_constructor_args=(task, files),
@@ -185,14 +186,15 @@ def _results(
         num_gpus=cluster.worker_gpus,
     )
     try:
-        for packed, row in zip(window, results.iter_rows(), strict=True):
-            yield packed, pickle.loads(row["result"])
+        for row in results.iter_rows():
+            result: Result = pickle.loads(row["result"])
+            yield by_number[result.number], result
     except cluster.ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise EngineError(
-            f"the Ray cluster can't do the job ({reason}): deepinside and its packages have to be "
-            "installed on every machine of it."
-        ) from error
+        advice = "see its logs"
+        if "No module named" in reason:
+            advice = "install deepinside and its packages on every machine of it"
+        raise EngineError(f"the Ray cluster can't do the job ({reason}): {advice}.") from error
 
 
 def _take(result: Result, sink: Sink, manifest: Manifest, done: Callable[[Outcome], None]) -> None:

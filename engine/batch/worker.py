@@ -82,12 +82,14 @@ class Result:
     """What came of a block.
 
     Attributes:
+        number: of the block.
         outcomes: of its pictures, those that are to be listed; none where it was not done.
         kept: outcomes of those that are listed already.
         gave_up: its process died every time.
         error: that ends the job.
     """
 
+    number: int
     outcomes: list[Outcome] = field(default_factory=list)
     kept: list[Outcome] = field(default_factory=list)
     gave_up: bool = False
@@ -120,14 +122,14 @@ class Worker:
 
     def _result(self, block: Block) -> Result:
         if self._error is not None:
-            return Result(error=self._error)
-        result = Result()
+            return Result(block.number, error=self._error)
+        result = Result(block.number)
         try:
             if self._task.stop_file.exists():
                 return result
             with _counted(self._task.attempts_file(block)) as attempts:
                 if attempts > _ATTEMPTS:
-                    return Result(gave_up=True)
+                    return Result(block.number, gave_up=True)
                 for outcomes in jobs.process(
                     self._engine,
                     block.works,
