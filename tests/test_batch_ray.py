@@ -37,6 +37,7 @@ BAD = 7
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A cluster of two CPUs that is there already, as users have it."""
+    os.environ["RAY_worker_niceness"] = "0"  # Ray's processes give way to all others, tests too
     context = ray.init(
         address="local", num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level=50
     )
@@ -249,7 +250,9 @@ def test_workers_that_are_killed_lose_nothing(form: str) -> None:
 
     told = job("there", lambda number, item: slow(item), form=form, seen=kill)
     assert len(set(killed)) >= 2
-    assert [record["input"] for record in told] == sorted(records("here"))  # in their order
+    assert len(told) == PICTURES
+    if form == "files":  # a shard's pictures wait for it, those that fail don't
+        assert [record["input"] for record in told] == sorted(records("here"))
     same("there", "here")
 
 
@@ -257,7 +260,9 @@ def test_a_machine_that_is_lost_loses_nothing() -> None:
     from ray.cluster_utils import Cluster
 
     run(*arguments("here"))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    soon = {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
+    head = {"num_cpus": 0, "_system_config": {"health_check_initial_delay_ms": 0, **soon}}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         lost, _ = (cluster.add_node(num_cpus=1) for _ in range(2))
         cluster.wait_for_nodes()

@@ -23,7 +23,7 @@ from deepinside.engine.modelfile import require_weights
 __all__ = ["Block", "Result", "Task", "Worker", "file_contents"]
 
 # Times that a block is begun. What ends its process every time would do so forever.
-_ATTEMPTS = 3
+_ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
