@@ -3,14 +3,53 @@
 Squeeze-and-excitation takes the mean of each channel by ReduceMean and multiplies maps by one
 number per channel: ONNX Runtime leaves its layout for both, on the way back as well. It stays for
 GlobalAveragePool and for a product of two maps. Values are the same up to the mean's rounding.
+
+What is rectified and then pooled by a strided MaxPool is pooled first: the same values, with fewer
+of them to rectify, and fewer cotangents to mask. A padded pool can be undone in the blocked layout
+then.
 """
+
+from collections.abc import Collection
 
 import onnx_ir as ir
 
+from deepinside.exporters.appended import attributes_of
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.shapes import is_one, static
 
-__all__ = ["keep_blocked"]
+__all__ = ["keep_blocked", "rectify_last"]
+
+
+def rectify_last(op: Builder, keep: Collection[str | None] = ()) -> None:
+    """Put each strided MaxPool before the Relu that it alone follows, in place.
+
+    Args:
+        op: builder of the graph, whose file is for CPUs, and whose ReLUs have their own gradient.
+        keep: names of nodes and of tensors that have to stay.
+    """
+    for relu in list(op.graph):
+        if relu.op_type != "Relu" or relu.domain:
+            continue
+        y = relu.outputs[0]
+        users = [use.node for use in y.uses()]
+        kept = {relu.name, y.name, *(user.name for user in users)} & {*keep}
+        if [user.op_type for user in users] == ["MaxPool"] and not y.is_graph_output() and not kept:
+            _swap(relu, users[0], op)
+    op.scope = "deepinside"
+    op.graph.sort()
+
+
+def _swap(relu: ir.Node, pool: ir.Node, op: Builder) -> None:
+    """Relu of MaxPool for MaxPool of Relu, if that leaves fewer values to rectify."""
+    strides = pool.attributes.get_ints("strides", ()) or ()
+    if pool.domain or max(strides, default=1) == 1 or len(pool.outputs) > 1:
+        return
+    op.scope = str(pool.name)
+    (pooled,) = op.emit("MaxPool", relu.inputs[0], **attributes_of(pool))
+    op.shapes.record(pooled, op.shapes.known(pool.outputs[0]))
+    op.scope = str(relu.name)
+    op.replace(pool, op.Relu(pooled))
+    op.graph.remove(relu, safe=True)
 
 
 def keep_blocked(op: Builder) -> None:

@@ -227,6 +227,10 @@ class Builder:
         # Some runtimes read a beta of 0 as the default.
         return self.HardSigmoid(x, alpha=slope, beta=-slope * bound or -1e-30)
 
+    def vanishes(self, x: ir.Value) -> ir.Value:
+        """1 where X is 0, else 0, for X >= 0 in float32; keeps the blocked layout, as `step`."""
+        return self.HardSigmoid(x, alpha=-_STEEP, beta=1.0)
+
     def complement(self, x: ir.Value) -> ir.Value:
         """1 - X, for X from 0 to 1."""
         if self.optimize_for == "cpu" and x.dtype == ir.DataType.FLOAT:

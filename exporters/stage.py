@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 import deepinside.exporters.rules  # noqa: F401  (registers the gradient rules)
 from deepinside.exporters import contract, ort_training
-from deepinside.exporters.blocked import keep_blocked
+from deepinside.exporters.blocked import keep_blocked, rectify_last
 from deepinside.exporters.boundary import explains_broken
 from deepinside.exporters.builder import Builder, OptimizeFor
 from deepinside.exporters.concats import cut_layers, join_last, nest_concats
@@ -227,7 +227,10 @@ class Stage:
         nest_concats(op)
         if graph_options.optimize_for == "cpu":
             keep_blocked(op)
-            join_last(op, (graph_options.layer, graph_options.score_output))
+            keep = graph_options.layer, graph_options.score_output
+            join_last(op, keep)
+            if graph_options.relu == "gradient":
+                rectify_last(op, keep)
         if graph_options.layer is None:
             scores = find_scores(model.graph, shapes, graph_options.score_output)
         else:

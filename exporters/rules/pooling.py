@@ -12,6 +12,7 @@ import onnx_ir as ir
 from deepinside.exporters.builder import Builder
 from deepinside.exporters.lengths import Size, number, vector
 from deepinside.exporters.registry import ForwardNode, vjp
+from deepinside.exporters.rules.blocked_pooling import can_undo_in_blocks, undo_in_blocks
 from deepinside.exporters.rules.convolution import transposed_convolution
 from deepinside.exporters.rules.windows import Window, windows
 
@@ -35,6 +36,8 @@ def max_pool(g: ir.Value, node: ForwardNode, op: Builder) -> ir.Value:
         return _scatter(g, node, op)
     for w in moving[:0:-1]:
         stages.append(_pool_along(stages[-1], w, spatial, node, op))
+    if can_undo_in_blocks(node, moving, op):
+        return undo_in_blocks(g, stages[-1], moving, node, op)
     stages.append(node.y)
     for w, (inner, outer) in zip(
         moving, zip(stages[-2::-1], stages[::-1], strict=False), strict=True
