@@ -37,9 +37,14 @@ BAD = 7
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A cluster of two CPUs that is there already, as users have it."""
-    os.environ["RAY_worker_niceness"] = "0"  # Ray's processes give way to all others, tests too
     context = ray.init(
-        address="local", num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level=50
+        address="local",
+        num_cpus=2,
+        log_to_driver=False,
+        include_dashboard=False,
+        logging_level=50,
+        # Ray's processes give way to all others, and so to other tests.
+        _system_config={"worker_niceness": 0},
     )
     yield context.address_info["gcs_address"]
     ray.shutdown()
@@ -261,7 +266,8 @@ def test_a_machine_that_is_lost_loses_nothing() -> None:
 
     run(*arguments("here"))
     soon = {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
-    head = {"num_cpus": 0, "_system_config": {"health_check_initial_delay_ms": 0, **soon}}
+    soon |= {"health_check_initial_delay_ms": 0, "worker_niceness": 0}
+    head = {"num_cpus": 0, "_system_config": soon}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         lost, _ = (cluster.add_node(num_cpus=1) for _ in range(2))
