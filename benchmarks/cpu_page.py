@@ -66,8 +66,13 @@ def table(measurements: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Replaces what stands between the marks."""
     reports = [json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:]]
-    measurements = [item for report in reports for item in report["measurements"]]
-    replace_between(MARKS, table(measurements))
+    # A later file's rows take the place of an earlier one's.
+    found = {
+        (item["network"], item["batch"]): item
+        for report in reports
+        for item in report["measurements"]
+    }
+    replace_between(MARKS, table(list(found.values())))
 
 
 if __name__ == "__main__":
