@@ -67,8 +67,11 @@ class Executor:
             items = stop.before(sources.items())
             run_job(engine, items, settings, sink, manifest, **arguments)
             return
+        from deepinside.engine.batch import explain
         from deepinside.engine.batch.cluster import run_on_cluster
 
+        # Classes that are none are an error before anything is sent, as they are here.
+        explain(engine, (), settings, batch_size=1, picture_pixels=0)
         run_on_cluster(
             self.cluster,
             file,

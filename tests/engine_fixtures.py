@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 LABELS = ["tabby, tabby cat", "tiger cat", "Great Dane"]
 RECORD = {
@@ -233,3 +234,10 @@ def pictures(count: int, recipe: Recipe | None = None) -> NDArray[np.float32]:
     recipe = recipe or Recipe()
     random = np.random.default_rng(7)
     return random.standard_normal((count, *recipe.shape)).astype(recipe.dtype)
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    """Pictures of noise, `000.png` and so on, no two the same."""
+    for seed in range(count):
+        pixels = np.random.default_rng(seed).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed:03d}.png")

@@ -14,8 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from engine_fixtures import write
-from PIL import Image
+from engine_fixtures import write, write_pictures
 
 from deepinside.cli.main import cli
 from deepinside.engine import Engine
@@ -55,9 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> Pat
     write(tmp_path / "m.onnx")
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
-    for seed in range(PICTURES):
-        pixels = np.random.default_rng(seed).integers(0, 256, (12, 20, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(f"in/{seed:03d}.png")
+    write_pictures(Path("in"), PICTURES)
     Path(f"in/{BAD:03d}.png").write_bytes(b"x")
     return tmp_path
 
@@ -355,6 +352,11 @@ def test_errors_say_what_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     result = run(*arguments("o", "--executor", "ray", "--worker-cpus", "3"), code=2)
     assert "a worker takes 3 CPUs" in result.stderr
     assert not Path("o").exists()
+    for target in ("zebra", "9"):
+        wrong = ("saliency", "-m", "m.onnx", "in", "-t", target, "-q", "-o", "o")
+        here = run(*wrong, code=2)
+        assert "class" in here.stderr
+        assert run(*wrong, "--executor", "ray", code=2).stderr == here.stderr
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("none")))
     result = run(*arguments("o", "--executor", "ray", "--ray-address", "10.0.0.1:1"))

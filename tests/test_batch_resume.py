@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from engine_fixtures import write
+from engine_fixtures import write, write_pictures
 from kills import job_of, kills, lines, records
-from PIL import Image
 
 from deepinside.cli.main import cli
 from deepinside.cli.stopping import stoppable
@@ -29,9 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(tmp_path / "m.onnx")
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
-    for seed in range(PICTURES):
-        pixels = np.random.default_rng(seed).integers(0, 256, (12, 20, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(f"in/{seed:03d}.png")
+    write_pictures(Path("in"), PICTURES)
     Path("in/bad.png").write_bytes(b"x")
     return tmp_path
 
